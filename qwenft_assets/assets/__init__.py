@@ -1,0 +1,1 @@
+"""Dagster only: a resource in, a pure call, a MaterializeResult out. One file a stage."""

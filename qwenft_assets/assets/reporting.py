@@ -1,0 +1,66 @@
+"""What every asset shows in the same way: errors in one line, counts and rows as tables.
+
+Rows are untrusted text: they are shown as table cells, never as Markdown or HTML.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow.parquet as pq
+
+from qwenft_assets.errors import QwenftError
+from qwenft_assets.rows import ROW_COLUMNS
+
+OWNERS = ["team:qwenft"]
+SHOWN_ROWS = 5
+SHOWN_CHARACTERS = 160
+SHOWN_COLUMNS = ("source", "instruction", "input", "output", "license")
+COLUMN_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ROW_COLUMNS])
+
+
+@contextmanager
+def one_line_failures() -> Iterator[None]:
+    """Turn a mistake the user can mend into a failure whose description is that one line."""
+    try:
+        yield
+    except QwenftError as error:
+        raise dg.Failure(
+            description=str(error), metadata={"error": type(error).__name__}, allow_retries=False
+        ) from error
+
+
+def count_table(counts: Mapping[str, int], label: str) -> dg.TableMetadataValue:
+    """Counts by name as a table with the columns `label` and `rows`."""
+    records = [dg.TableRecord({label: name, "rows": n}) for name, n in counts.items()]
+    columns = [dg.TableColumn(label, "string"), dg.TableColumn("rows", "int")]
+    return dg.MetadataValue.table(records, schema=dg.TableSchema(columns))
+
+
+def record_table(
+    records: Sequence[Mapping[str, str | int | float]], columns: Sequence[tuple[str, str]]
+) -> dg.TableMetadataValue:
+    """Records as a table; `columns` are (name, type) pairs."""
+    schema = dg.TableSchema([dg.TableColumn(name, kind) for name, kind in columns])
+    return dg.MetadataValue.table([dg.TableRecord(dict(r)) for r in records], schema=schema)
+
+
+def first_rows(parquet: Path) -> dg.TableMetadataValue:
+    """The first rows of a rows.parquet, each cell cut to one readable line."""
+    batch = next(pq.ParquetFile(parquet).iter_batches(SHOWN_ROWS, columns=list(SHOWN_COLUMNS)))
+    records = [{name: _shortened(row[name]) for name in SHOWN_COLUMNS} for row in batch.to_pylist()]
+    return record_table(records, [(name, "string") for name in SHOWN_COLUMNS])
+
+
+def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:
+    """The `dropped_<reason>` counts of a manifest, by reason."""
+    return {
+        key.removeprefix("dropped_"): n for key, n in manifest.items() if key.startswith("dropped_")
+    }
+
+
+def _shortened(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"

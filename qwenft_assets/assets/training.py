@@ -1,0 +1,111 @@
+"""Stage 3: a LoRA adapter, trained in a process of its own."""
+
+import base64
+import math
+
+import dagster as dg
+
+from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.reporting import OWNERS, one_line_failures
+from qwenft_assets.partitions import RECIPES
+from qwenft_assets.resources import (
+    GpuResource,
+    ProjectResource,
+    WorkerResource,
+    recipe_of_partition,
+)
+from qwenft_assets.storage import sha256_of_file
+from qwenft_assets.training.job import CODE_VERSION, plan_training, training_record
+
+SHOWN_FIGURES = (
+    "best_eval_loss",
+    "best_step",
+    "final_train_loss",
+    "steps",
+    "train_rows",
+    "truncated_rows",
+    "train_tokens",
+    "tokens_per_second",
+    "train_seconds",
+    "trainable_parameters",
+    "base_model",
+    "base_revision",
+    "mixture_version",
+    "device",
+    "engine",
+    "attention",
+)
+
+
+@dg.asset(
+    partitions_def=RECIPES,
+    deps=[mixed_dataset],
+    pool="gpu",
+    group_name="training",
+    kinds={"pytorch", "huggingface"},
+    owners=OWNERS,
+    code_version=CODE_VERSION,
+    check_specs=[
+        dg.AssetCheckSpec(
+            "loss_is_finite",
+            asset="lora_adapter",
+            blocking=True,
+            description="Every logged loss is a finite number.",
+        )
+    ],
+)
+def lora_adapter(
+    context: dg.AssetExecutionContext,
+    project: ProjectResource,
+    gpu: GpuResource,
+    worker: WorkerResource,
+) -> dg.MaterializeResult:
+    """A LoRA adapter with its tokenizer and training record, in one folder.
+
+    Trains nothing when an adapter of the same mixture, settings and base revision is there.
+    """
+    recipe = recipe_of_partition(context)
+    with one_line_failures():
+        config = project.config()
+        storage = project.storage(config)
+        device = gpu.resolve(config.training)
+        job = plan_training(config, recipe, storage, device.type)
+        with storage.lock(f"lora_adapter-{recipe}"):
+            record = training_record(storage, recipe, job.version)
+            reused = record is not None
+            if record is None:
+                context.log.info(
+                    "lora_adapter %s: training %s on %s", recipe, job.version, device.name
+                )
+                record = worker.run(context, "qwenft_assets.training.worker", job)
+    outcome = f"{record['steps']} steps, eval loss {record['best_eval_loss']:.4f}"
+    context.log.info(
+        "lora_adapter %s: %s %s",
+        recipe,
+        job.version,
+        "unchanged, trained nothing" if reused else outcome,
+    )
+    folder = storage.adapter(recipe, job.version)
+    history = record["loss_history"]
+    losses = [loss for points in history.values() for _, loss in points]
+    picture = base64.b64encode((folder / "loss.png").read_bytes()).decode()
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(job.version),
+        metadata={
+            "dagster/uri": str(folder),
+            "unchanged": reused,
+            **{name: record[name] for name in SHOWN_FIGURES},
+            **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
+            "loss_curve": dg.MetadataValue.md(f"![loss](data:image/png;base64,{picture})"),
+            "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
+            "settings": dg.MetadataValue.json(record["settings"]),
+        },
+        check_results=[
+            dg.AssetCheckResult(
+                check_name="loss_is_finite",
+                passed=bool(losses) and all(math.isfinite(loss) for loss in losses),
+                severity=dg.AssetCheckSeverity.ERROR,
+                metadata={"logged_losses": len(losses)},
+            )
+        ],
+    )

@@ -1,0 +1,143 @@
+"""`qwenft doctor`: whether this machine can run a config, and what to do where it cannot."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+from packaging.requirements import Requirement
+from rich.console import Console
+from rich.table import Table
+
+from qwenft_assets.cli.options import ConfigOption, JsonOption, load, storage_of, use_dagster_home
+from qwenft_assets.config import Config
+from qwenft_assets.errors import QwenftError
+
+MIN_FREE_DISK_GIB = {"demo": 2.0}
+MIN_FREE_DISK_GIB_OTHER = 40.0
+GIB = 2**30
+
+
+class Examined(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    ok: bool
+    found: str
+
+
+def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+    """Check versions against their caps, config, device, disk, base model, storage, instance.
+
+    Example: `qwenft doctor --config configs/qwen2.5-7b.yaml`
+    """
+    settings = load(config)
+    looks: dict[str, Callable[[], str]] = {
+        "python": lambda: f"{platform.python_version()} on {platform.platform()}",
+        "packages": _packages,
+        "config": lambda: _config(settings),
+        "device": lambda: _device(settings),
+        "base model": lambda: _base_model(settings),
+        "storage": lambda: _storage(settings),
+        "disk": lambda: _disk(settings),
+        "dagster": _dagster,
+    }
+    results = [_examine(name, look) for name, look in looks.items()]
+    if as_json:
+        print(json.dumps([result._asdict() for result in results], indent=2))
+    else:
+        table = Table(show_header=False, box=None)
+        for result in results:
+            table.add_row("[green]ok[/]" if result.ok else "[red]no[/]", result.name, result.found)
+        Console(highlight=False).print(table)
+    if not all(result.ok for result in results):
+        raise typer.Exit(2)
+
+
+def _examine(name: str, look: Callable[[], str]) -> Examined:
+    try:
+        return Examined(name, True, look())
+    except QwenftError as error:
+        return Examined(name, False, str(error))
+
+
+def _packages() -> str:
+    """Every requirement of this project, as installed."""
+    wrong: list[str] = []
+    requirements = [Requirement(line) for line in importlib.metadata.requires("qwenft") or []]
+    needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
+    for requirement in needed:
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            wrong.append(f"{requirement.name} is missing")
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
+    if wrong:
+        raise QwenftError(f"{'; '.join(wrong)}. Run `make install`.")
+    shown = ("torch", "transformers", "trl", "peft", "datasets", "dagster")
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
+    return f"{len(needed)} within their caps: {versions}"
+
+
+def _config(config: Config) -> str:
+    recipes = ", ".join(
+        f"{name} {recipe.rows} rows" for name, recipe in config.mixture.recipes.items()
+    )
+    return f"{config.name}: sources from {config.sources.origin}; {recipes}"
+
+
+def _device(config: Config) -> str:
+    from qwenft_assets.training.device import find_gpus, resolve_device
+
+    gpus = find_gpus()
+    device = resolve_device(config.training, config.training.device, gpus)
+    if device.type == "cpu":
+        seen = f", GPU left alone: {gpus[0].name}" if gpus else ", no GPU"
+        return f"cpu, {os.cpu_count()} cores{seen}"
+    return f"{device.name}, {device.free_vram_gib:.1f} of {device.total_vram_gib:.1f} GiB free"
+
+
+def _base_model(config: Config) -> str:
+    from qwenft_assets.training.base_model import find_base_model
+
+    base = find_base_model(config.training, storage_of(config))
+    return f"{base.name} at {base.revision[:24]}"
+
+
+def _storage(config: Config) -> str:
+    storage = storage_of(config)
+    storage.ensure_writable()
+    return str(storage.root)
+
+
+def _disk(config: Config) -> str:
+    free_gib = shutil.disk_usage(_existing(config.storage_path())).free / GIB
+    needed_gib = MIN_FREE_DISK_GIB.get(config.name, MIN_FREE_DISK_GIB_OTHER)
+    if free_gib < needed_gib:
+        raise QwenftError(
+            f"{free_gib:.1f} GiB free, {needed_gib:.0f} needed for the base model, checkpoints and "
+            "caches. Free space, or set QWENFT_STORAGE."
+        )
+    return f"{free_gib:.1f} GiB free"
+
+
+def _dagster() -> str:
+    home = use_dagster_home()
+    if not (home / "dagster.yaml").is_file():
+        raise QwenftError(
+            f"{home}: has no dagster.yaml, so the GPU would have no queue. Copy dagster_home/"
+            "dagster.yaml there, or unset DAGSTER_HOME."
+        )
+    return f"runs are kept in {home}; python is {sys.executable}"
+
+
+def _existing(path: Path) -> Path:
+    return path if path.exists() else _existing(path.parent)

@@ -1,0 +1,65 @@
+"""Options that several commands share."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
+from qwenft_assets.config_file import load_config
+from qwenft_assets.errors import ConfigError
+from qwenft_assets.storage import Storage
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", help="A file of configs/. Else QWENFT_CONFIG, else configs/demo.yaml."
+    ),
+]
+RecipeOption = Annotated[str, typer.Option("--recipe", help="`small` or `large`.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        help="A version, `champion`, `latest`, or `none` for the base. Else the champion.",
+    ),
+]
+
+
+def load(config_path: Path | None) -> Config:
+    """The config that the option, or the environment, names; child processes read the same."""
+    if config_path is not None:
+        os.environ["QWENFT_CONFIG"] = str(
+            config_path.resolve() if config_path.exists() else config_path
+        )
+    return load_config()
+
+
+def storage_of(config: Config) -> Storage:
+    """The config's storage root."""
+    return Storage(config.storage_path())
+
+
+def recipe_named(config: Config, name: str) -> RecipeName:
+    """A recipe of the config.
+
+    Raises:
+        ConfigError: It has none of that name.
+    """
+    for recipe in config.mixture.recipes:
+        if recipe == name:
+            return recipe
+    raise ConfigError(
+        f"--recipe {name}: not in config {config.name}. Use one of: "
+        f"{', '.join(config.mixture.recipes)}."
+    )
+
+
+def use_dagster_home() -> Path:
+    """Keep runs in `dagster_home/` unless DAGSTER_HOME says otherwise, so that the UI shows them."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT / "dagster_home")))
+    if not home.is_dir():
+        raise ConfigError(f"DAGSTER_HOME={home}: no such folder. Create it, or unset DAGSTER_HOME.")
+    return home

@@ -1,0 +1,133 @@
+"""`qwenft demo` and `qwenft run`: one rebuild, as two runs of the same instance that the UI shows."""
+
+import json
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from qwenft_assets.cli.options import (
+    ConfigOption,
+    JsonOption,
+    RecipeOption,
+    load,
+    recipe_named,
+    storage_of,
+    use_dagster_home,
+)
+from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
+from qwenft_assets.errors import error_by_name
+
+
+def demo(as_json: JsonOption = False) -> None:
+    """The whole path on bundled samples, on a CPU, in minutes.
+
+    Samples six sources, mixes them, trains a LoRA adapter of SmolLM2-135M-Instruct, measures it
+    against its base, and releases it if it is better. Run again, it finds everything unchanged.
+
+    Example: `qwenft demo`
+    """
+    os.environ.pop("QWENFT_CONFIG", None)
+    config = load(None)
+    rebuild(config, recipe_named(config, "small"), SOURCE_NAMES, as_json=as_json)
+
+
+def run(
+    recipe: RecipeOption = "small", config: ConfigOption = None, as_json: JsonOption = False
+) -> None:
+    """Rebuild one recipe: sources, mixture, adapter, evaluation, release.
+
+    What is unchanged is not done again.
+
+    Examples: `qwenft run --recipe small`, `qwenft run --recipe large --config
+    configs/qwen2.5-7b.yaml`
+    """
+    settings = load(config)
+    name = recipe_named(settings, recipe)
+    rebuild(settings, name, sources_of(settings, name), as_json=as_json)
+
+
+def sources_of(config: Config, recipe: RecipeName) -> list[SourceName]:
+    """The sources that a recipe mixes, in the order of the partitions."""
+    groups = config.mixture.groups
+    named = {
+        name for key in config.mixture.recipes[recipe].ratios for name in groups.get(key, (key,))
+    }
+    return [name for name in SOURCE_NAMES if name in named]
+
+
+def rebuild(
+    config: Config, recipe: RecipeName, sources: Sequence[SourceName], *, as_json: bool
+) -> None:
+    """Run both jobs and show what came of them.
+
+    Raises:
+        QwenftError: What an asset reported.
+    """
+    started = time.monotonic()
+    storage = storage_of(config)
+    storage.ensure_writable()
+    use_dagster_home()
+
+    import dagster as dg
+
+    from qwenft_assets.cli.summary import print_summary, summarize
+
+    with dg.DagsterInstance.get() as instance:
+        for first, last in contiguous(sources):
+            tags = {
+                "dagster/asset_partition_range_start": first,
+                "dagster/asset_partition_range_end": last,
+            }
+            _execute(instance, "sources_job", tags=tags)
+        unchanged = _execute(instance, "finetune_job", partition_key=recipe)
+    summary = summarize(config, recipe, storage, time.monotonic() - started, unchanged)
+    if as_json:
+        print(json.dumps(summary, ensure_ascii=False, indent=2))
+    else:
+        print_summary(summary)
+
+
+def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, SourceName]]:
+    """First and last of each stretch of neighbouring partitions: one run serves a stretch."""
+    stretch: list[SourceName] = []
+    for name in SOURCE_NAMES:
+        if name in sources:
+            stretch.append(name)
+        elif stretch:
+            yield stretch[0], stretch[-1]
+            stretch = []
+    if stretch:
+        yield stretch[0], stretch[-1]
+
+
+def _execute(instance: Any, job_name: str, **options: Any) -> list[str]:
+    """Run a job in this process; returns the assets that were found unchanged."""
+    from qwenft_assets.definitions import defs
+
+    result = defs.resolve_job_def(job_name).execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        run_config={"loggers": {"terminal": {}}},
+        **options,
+    )
+    for event in result.all_events:
+        if event.is_step_failure:
+            _raise_failure(event.step_failure_data)
+    if not result.success:
+        raise RuntimeError(f"{job_name} failed in run {result.run_id}; `qwenft ui` shows its log")
+    return _unchanged(result)
+
+
+def _raise_failure(failure: Any) -> None:
+    user_failure = failure.user_failure_data
+    if user_failure and user_failure.metadata and "error" in user_failure.metadata:
+        kind = str(user_failure.metadata["error"].value)
+        raise error_by_name(kind)(user_failure.description)
+    raise RuntimeError(failure.error.to_string() if failure.error else "step failed")
+
+
+def _unchanged(result: Any) -> list[str]:
+    events = [event for event in result.all_events if event.is_step_materialization]
+    found = [event.step_materialization_data.materialization for event in events]
+    return [m.asset_key.to_user_string() for m in found if m.metadata["unchanged"].value]

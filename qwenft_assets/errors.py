@@ -1,0 +1,70 @@
+"""Every mistake that a user can mend, as one tree.
+
+QwenftError
+├── ConfigError        a setting, or the file it stands in
+├── StorageError       the storage root: cannot be written, is full, holds half a thing
+├── SourceError        an upstream file: missing, broken, empty, of another schema
+├── MixtureError       too few rows, a source not yet sampled
+├── BaseModelError     the base model cannot be found or read
+├── DeviceError        the device asked for is not there
+├── TrainingError      training itself: loss not finite, nothing to learn from
+├── EvaluationError    nothing to evaluate, adapter and data that do not belong together
+├── AdapterError       no such adapter, or one of another base model
+└── ReleaseError       no such version in the history
+
+A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
+other exception is a bug and keeps its traceback.
+"""
+
+
+class QwenftError(Exception):
+    """A mistake the user can mend; the message says what, where and how."""
+
+
+class ConfigError(QwenftError):
+    """A setting, or the file it stands in, is wrong."""
+
+
+class StorageError(QwenftError):
+    """The storage root cannot be used."""
+
+
+class SourceError(QwenftError):
+    """An upstream file is missing, broken, empty or of another schema."""
+
+
+class MixtureError(QwenftError):
+    """The sources at hand cannot make the mixture asked for."""
+
+
+class BaseModelError(QwenftError):
+    """The base model cannot be found or read."""
+
+
+class DeviceError(QwenftError):
+    """The device asked for is not there, or too small."""
+
+
+class TrainingError(QwenftError):
+    """Training could not produce a usable adapter."""
+
+
+class EvaluationError(QwenftError):
+    """The evaluation could not produce a figure that means something."""
+
+
+class AdapterError(QwenftError):
+    """There is no such adapter, or it belongs to another base model."""
+
+
+class ReleaseError(QwenftError):
+    """The registry of releases cannot do what was asked."""
+
+
+def error_by_name(name: str) -> type[QwenftError]:
+    """The class of this tree with that name, `QwenftError` itself for an unknown one.
+
+    A worker process reports its error by class name and message; its parent raises the same again.
+    """
+    by_name = {kind.__name__: kind for kind in QwenftError.__subclasses__()}
+    return by_name.get(name, QwenftError)

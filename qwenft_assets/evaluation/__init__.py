@@ -1,0 +1,1 @@
+"""What training bought: loss and perplexity per token, base against adapter, with an interval."""

@@ -1,0 +1,1 @@
+"""Base and adapter in memory, tokens out of them; prints nothing."""

@@ -1,0 +1,1 @@
+"""Samples to one weighted, deduplicated, split dataset: quotas, duplicates, split, the build."""

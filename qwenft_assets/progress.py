@@ -1,0 +1,72 @@
+"""Progress of one long step, on the terminal's standard error.
+
+A bar where standard error is a terminal; a plain line every few seconds where it is not (a log, the
+daemon's captured output), so that neither is silent for long.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class ReportProgress(Protocol):
+    """What long-running functions call: how far they are, and a word about it."""
+
+    def __call__(self, done: int, total: int, note: str = "") -> None:
+        """Say that `done` of `total` units are finished; 0: nobody knows how many there are."""
+        ...
+
+
+def no_progress(done: int, total: int, note: str = "") -> None:
+    """The default: nobody is watching."""
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[ReportProgress]:
+    """A reporter that draws a bar called `title`, or writes lines."""
+    if not sys.stderr.isatty():
+        yield _line_reporter(title)
+        return
+    columns = (
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("[dim]{task.fields[note]}"),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(title, total=None, note="")
+
+        def report(done: int, total: int, note: str = "") -> None:
+            progress.update(task, completed=done, total=total or None, note=note)
+
+        yield report
+
+
+def _line_reporter(title: str) -> ReportProgress:
+    last_line = time.monotonic()
+
+    def report(done: int, total: int, note: str = "") -> None:
+        nonlocal last_line
+        now = time.monotonic()
+        if (done < total or not total) and now - last_line < SECONDS_BETWEEN_LINES:
+            return
+        last_line = now
+        print(f"  {title} {done}/{total or '?'} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+
+    return report

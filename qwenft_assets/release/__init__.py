@@ -1,0 +1,1 @@
+"""From a figure to a decision: the gate, and the registry of champions."""

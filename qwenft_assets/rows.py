@@ -1,0 +1,116 @@
+"""The one thing that crosses stages: an instruction row and its Arrow schema."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, fields
+from typing import Any
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class InstructionRow:
+    """One instruction with its answer, and where it came from."""
+
+    row_id: str
+    """Stable and free of content: hash of source and upstream id."""
+    source: str
+    """The partition it was sampled from."""
+    instruction: str
+    input: str
+    output: str
+    system: str | None
+    """The row's own system prompt, where upstream has one."""
+    upstream_id: str
+    url: str
+    author: str
+    license: str
+    revision: str
+    """Commit of the upstream repository, or sha256 of the file."""
+    admitted_by: str
+    """The rule or keyword that let it in."""
+    content_hash: str
+    """Of instruction, input, output and system, exactly as they stand."""
+
+
+ROW_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(InstructionRow))
+ROW_SCHEMA = pa.schema(
+    [pa.field(name, pa.string(), nullable=name == "system") for name in ROW_COLUMNS]
+)
+_MIXED_FIELDS: list[pa.Field[Any]] = [
+    *ROW_SCHEMA,
+    pa.field("split", pa.string(), nullable=False),
+    pa.field("copy", pa.int32(), nullable=False),  # 0, or n for the n-th repeat of a train row
+]
+MIXED_SCHEMA = pa.schema(_MIXED_FIELDS)
+
+
+def short_hash(*parts: str | None) -> str:
+    """The first 16 hex digits of a sha256 over the parts; None differs from the empty text."""
+    digest = hashlib.sha256()
+    for part in parts:
+        encoded = b"\0" if part is None else b"\1" + part.encode("utf-8", "surrogatepass")
+        digest.update(len(encoded).to_bytes(8, "big") + encoded)
+    return digest.hexdigest()[:16]
+
+
+def seeded_order(seed: int, row_id: str) -> bytes:
+    """A sort key: another order for each seed, the same for one row whatever stands beside it."""
+    return hashlib.blake2b(f"{seed}:{row_id}".encode(), digest_size=16).digest()
+
+
+def make_row(
+    *,
+    source: str,
+    upstream_id: str,
+    instruction: str,
+    output: str,
+    input: str = "",  # noqa: A002  (the field's name in the original format)
+    system: str | None = None,
+    url: str = "",
+    author: str = "",
+    license: str,  # noqa: A002
+    revision: str,
+    admitted_by: str,
+) -> InstructionRow:
+    """A row with its two hashes filled in."""
+    return InstructionRow(
+        row_id=short_hash(source, upstream_id),
+        source=source,
+        instruction=instruction,
+        input=input,
+        output=output,
+        system=system,
+        upstream_id=upstream_id,
+        url=url,
+        author=author,
+        license=license,
+        revision=revision,
+        admitted_by=admitted_by,
+        content_hash=short_hash(instruction, input, output, system),
+    )
+
+
+def rows_to_table(rows: Sequence[InstructionRow]) -> pa.Table:
+    """Rows as an Arrow table of ROW_SCHEMA, in the same order."""
+    columns: list[Sequence[Any]] = list(zip(*(astuple(row) for row in rows), strict=True))
+    if not columns:
+        columns = [[] for _ in ROW_COLUMNS]
+    arrays = [pa.array(list(column), pa.string()) for column in columns]
+    return pa.table(arrays, schema=ROW_SCHEMA)
+
+
+def table_to_rows(table: pa.Table) -> list[InstructionRow]:
+    """The rows of a table that has at least the columns of ROW_SCHEMA, in the same order."""
+    columns = [table.column(name).to_pylist() for name in ROW_COLUMNS]
+    return [InstructionRow(*values) for values in zip(*columns, strict=True)]
+
+
+def rows_version(rows: Iterable[InstructionRow]) -> str:
+    """Content hash of rows in their order: equal exactly when every field of every row is."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(short_hash(*astuple(row)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,194 @@
+"""Where artifacts live: paths, atomic writes, hashes, locks.
+
+Every write goes to a `.part` sibling first and is renamed when it is whole, so that a reader, or the
+next run after a kill, never sees half a file. Where several files make one artifact, the manifest is
+written last: an artifact without a manifest that matches is not there.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from qwenft_assets.errors import StorageError
+
+MIXTURE_FILE = "mixed_finetune_dataset.jsonl"
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The storage root and the place of each artifact below it."""
+
+    root: Path
+
+    def source_sample(self, source: str) -> Path:
+        """Folder of one source's sample: rows.parquet, manifest.json."""
+        return self.root / "source_sample" / source
+
+    def mixed_dataset(self, recipe: str) -> Path:
+        """Folder of one recipe's mixture: the JSONL, rows.parquet, manifest.json."""
+        return self.root / "mixed_dataset" / recipe
+
+    def adapters(self, recipe: str) -> Path:
+        """Folder that holds one folder an adapter version, and latest.json."""
+        return self.root / "lora_adapter" / recipe
+
+    def adapter(self, recipe: str, version: str) -> Path:
+        """Folder of one adapter version."""
+        return self.adapters(recipe) / version
+
+    def evaluation(self, recipe: str, version: str) -> Path:
+        """Folder of one adapter version's evaluation."""
+        return self.root / "evaluation" / recipe / version
+
+    def release(self, recipe: str) -> Path:
+        """Folder of the champion pointer and its history."""
+        return self.root / "release" / recipe
+
+    def cache(self, kind: str) -> Path:
+        """Folder of things that can be made again: `tokens`, `base_models`."""
+        return self.root / "cache" / kind
+
+    def ensure_writable(self) -> None:
+        """Create the root.
+
+        Raises:
+            StorageError: It cannot be created or written.
+        """
+        probe = self.root / f".writable-{os.getpid()}"
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            probe.write_bytes(b"")
+            probe.unlink()
+        except OSError as error:
+            raise StorageError(
+                f"{self.root}: storage root cannot be written ({error.strerror}). Free the space, "
+                "change its permissions, or set QWENFT_STORAGE to another folder."
+            ) from error
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold the lock `name` of this root; wait for another process that holds it."""
+        self.ensure_writable()
+        folder = self.root / ".locks"
+        folder.mkdir(exist_ok=True)
+        with FileLock(folder / f"{name}.lock"):
+            yield
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A `.part` sibling to write to; it becomes `path` when the block ends without an error.
+
+    Raises:
+        StorageError: The disk is full or cannot be written.
+    """
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        with part.open("rb+") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}). Free space or change its "
+            "permissions, then run the same command again."
+        ) from error
+    finally:
+        # Where the write failed, this may fail for the same reason, which is told already.
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A fresh `.part` folder; it becomes `path` when the block ends without an error.
+
+    An existing `path` is replaced only then.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        for file in part.rglob("*"):  # safetensors leaves 0600, which nobody else could serve
+            file.chmod(0o755 if file.is_dir() else 0o644)
+        if path.exists():
+            shutil.rmtree(path)
+        part.replace(path)
+    except OSError as error:
+        raise StorageError(
+            f"{path}: cannot be written ({error.strerror or error}). Free space or change its "
+            "permissions, then run the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    with atomic_path(path) as part:
+        part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically, indented, in the order given."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The JSON object at `path`; None when there is none.
+
+    Raises:
+        StorageError: The file is there and is not a JSON object.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StorageError(f"{path}: not readable JSON ({error}). Delete it to rebuild.") from error
+    if not isinstance(value, dict):
+        raise StorageError(f"{path}: holds no JSON object. Delete it to rebuild.")
+    return value
+
+
+def append_json_line(path: Path, value: dict[str, Any]) -> None:
+    """Append one JSON line; a single write, so that a kill leaves whole lines only."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode("utf-8"))
+        os.fsync(file.fileno())
+
+
+def write_parquet(path: Path, table: pa.Table) -> None:
+    """Write a table atomically; the bytes depend on the table alone."""
+    with atomic_path(path) as part:
+        pq.write_table(table, part, compression="zstd", row_group_size=16_384)
+
+
+def read_parquet(path: Path) -> pa.Table:
+    """The whole table."""
+    return pq.read_table(path)
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_intact(path: Path, sha256: str | None) -> bool:
+    """Whether the file exists with exactly this hash."""
+    return sha256 is not None and path.is_file() and sha256_of_file(path) == sha256

@@ -1,0 +1,1 @@
+"""What loads base weights and puts LoRA on them."""

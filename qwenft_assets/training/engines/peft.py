@@ -1,0 +1,111 @@
+"""transformers + peft: on a CPU as on a GPU; 4-bit by bitsandbytes on a GPU."""
+
+from pathlib import Path
+from typing import Any
+
+from qwenft_assets.config import LoraConfig
+from qwenft_assets.errors import AdapterError, DeviceError
+from qwenft_assets.text.chatml import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer, set to end a turn at `<|im_end|>` and to pad with another token.
+
+    A pad token that is also the end token would leave the end out of the loss: the model would
+    never learn to stop.
+
+    Raises:
+        AdapterError: The vocabulary has no ChatML tokens.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    vocabulary = tokenizer.get_vocab()
+    missing = [t for t in (TURN_START, TURN_END, END_OF_TEXT) if t not in vocabulary]
+    if missing:
+        raise AdapterError(
+            f"{folder}: the tokenizer has no {missing[0]}. Use a base model tuned on ChatML, such as "
+            "Qwen2.5-Instruct or SmolLM2-Instruct."
+        )
+    tokenizer.eos_token = TURN_END
+    tokenizer.pad_token = END_OF_TEXT
+    tokenizer.padding_side = "right"
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def load_base(folder: Path, weights: str, device: str) -> Any:
+    """The frozen base model on its device.
+
+    Args:
+        folder: safetensors and config.json.
+        weights: `nf4`, `bf16` or `fp32`.
+        device: `cuda` or `cpu`.
+
+    Raises:
+        DeviceError: `nf4` without bitsandbytes or without a GPU.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    options: dict[str, Any] = {"attn_implementation": "sdpa", "use_safetensors": True}
+    options["dtype"] = torch.float32 if weights == "fp32" else torch.bfloat16
+    if weights == "nf4":
+        options["quantization_config"] = _nf4()
+    if device == "cuda":
+        options["device_map"] = {"": 0}
+    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    model.config.use_cache = False
+    return model
+
+
+def add_lora(model: Any, settings: LoraConfig) -> Any:
+    """A PeftModel with fresh adapters in fp32: B is zero, so that it begins as the base."""
+    import peft
+
+    lora = peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.target_modules),
+        task_type="CAUSAL_LM",
+        bias="none",
+    )
+    return peft.get_peft_model(model, lora)
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """A PeftModel of `model` with the adapter in `folder`, for inference.
+
+    Raises:
+        AdapterError: The folder holds no adapter that fits this model.
+    """
+    import peft
+
+    try:
+        return peft.PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+    except (OSError, ValueError, RuntimeError) as error:
+        problem = str(error).splitlines()[0]
+        raise AdapterError(
+            f"{folder}: does not load on this base model ({problem}). Train it anew with "
+            "`qwenft run`."
+        ) from error
+
+
+def _nf4() -> Any:
+    import importlib.util
+
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise DeviceError(
+            "weights: nf4 needs bitsandbytes. Install it with `pip install 'qwenft[gpu]'`, or set "
+            "training.weights to bf16."
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )

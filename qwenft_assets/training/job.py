@@ -1,0 +1,91 @@
+"""What a training run is: the job that crosses the process border, and the version it makes."""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from qwenft_assets.config import Config, RecipeName, TrainingConfig
+from qwenft_assets.errors import AdapterError, MixtureError
+from qwenft_assets.rows import short_hash
+from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
+from qwenft_assets.training.base_model import BaseModelRef, find_base_model
+
+CODE_VERSION = "1"
+"""Raise when the same mixture and settings would give another adapter."""
+ENGINE = "peft"
+PLACEMENT_SETTINGS = {"device", "min_vram_gib", "base_model", "base_revision"}
+"""Settings that say where to run, or that the base model's revision already stands for."""
+RECORD_FILE = "training.json"
+
+
+class TrainingJob(BaseModel):
+    """Everything the training worker needs, as JSON."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: RecipeName
+    version: str
+    mixture_version: str
+    base: BaseModelRef
+    settings: TrainingConfig
+    device: str
+    engine: str
+    storage_root: Path
+
+
+def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: str) -> TrainingJob:
+    """The job that trains on the mixture at hand; its version depends on what it would learn.
+
+    Raises:
+        MixtureError: There is no mixture of that recipe yet.
+        BaseModelError: The base model cannot be found.
+    """
+    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json")
+    if manifest is None:
+        raise MixtureError(
+            f"{storage.mixed_dataset(recipe)}: no mixture yet. Run `qwenft run --recipe {recipe}`."
+        )
+    settings = config.training
+    base = find_base_model(settings, storage)
+    version = short_hash(
+        CODE_VERSION,
+        manifest["version"],
+        base.name,
+        base.revision,
+        ENGINE,
+        TEMPLATE_VERSION,
+        SYSTEM_PROMPT,
+        settings.model_dump_json(exclude=PLACEMENT_SETTINGS),
+    )
+    return TrainingJob(
+        recipe=recipe,
+        version=version,
+        mixture_version=manifest["version"],
+        base=base,
+        settings=settings,
+        device=device,
+        engine=ENGINE,
+        storage_root=storage.root,
+    )
+
+
+def training_record(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
+    """The record of a finished adapter; None while there is none."""
+    return read_json(storage.adapter(recipe, version) / RECORD_FILE)
+
+
+def latest_version(storage: Storage, recipe: str) -> str:
+    """The version trained last.
+
+    Raises:
+        AdapterError: Nothing was trained yet.
+    """
+    pointer = read_json(storage.adapters(recipe) / "latest.json")
+    if pointer is None:
+        raise AdapterError(
+            f"{storage.adapters(recipe)}: no adapter yet. Run `qwenft run --recipe {recipe}`, or "
+            "`qwenft demo`."
+        )
+    return str(pointer["version"])

@@ -1,0 +1,174 @@
+"""The stage: one job in, one adapter folder out."""
+
+import contextlib
+import math
+import platform
+import shutil
+import time
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+from qwenft_assets.child_process import Log
+from qwenft_assets.errors import TrainingError
+from qwenft_assets.mixture.build import read_mixture
+from qwenft_assets.mixture.split import EVAL, TRAIN
+from qwenft_assets.progress import ReportProgress
+from qwenft_assets.rows import seeded_order
+from qwenft_assets.storage import Storage, atomic_folder, read_json, write_json
+from qwenft_assets.training.base_model import fetch_base_model
+from qwenft_assets.training.device import GIB
+from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+from qwenft_assets.training.job import RECORD_FILE, TrainingJob
+from qwenft_assets.training.loss_curve import draw_loss_curve
+from qwenft_assets.training.tokens import TokenRow, tokenize_mixture
+from qwenft_assets.training.trainer import LossHistory, make_trainer
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+
+
+def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
+    """Train, and publish `lora_adapter/<recipe>/<version>/` when everything in it is whole.
+
+    Returns:
+        The training record, as in training.json.
+
+    Raises:
+        TrainingError: The loss is not finite, or there is nothing to learn from.
+    """
+    import torch
+    from transformers import set_seed
+
+    started = time.monotonic()
+    storage, settings = Storage(job.storage_root), job.settings
+    on_gpu = job.device == "cuda"
+    log(f"base model {job.base.name} at {job.base.revision}")
+    base_folder = fetch_base_model(job.base, storage)
+    tokenizer = load_tokenizer(base_folder)
+    rows = tokenize_mixture(
+        read_mixture(storage, job.recipe),
+        job.mixture_version,
+        tokenizer,
+        base_folder,
+        settings,
+        storage,
+        report_progress,
+    )
+    train_rows = [
+        row for row in rows if row.split == TRAIN and row.supervised_tokens(settings.supervise)
+    ]
+    eval_rows = choose_eval_rows(rows, settings.max_eval_rows, settings.seed)
+    set_seed(settings.seed)
+    model = add_lora(load_base(base_folder, settings.weights, job.device), settings.lora)
+    history = LossHistory()
+    checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    trainer = make_trainer(
+        model,
+        tokenizer,
+        train_rows,
+        eval_rows,
+        settings,
+        checkpoints,
+        on_gpu=on_gpu,
+        history=history,
+        report_progress=report_progress,
+        log=log,
+    )
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    train_started = time.monotonic()
+    trainer.train()
+    train_seconds = time.monotonic() - train_started - history.eval_seconds
+    _require_finite(history)
+    best_step, best_loss = min(history.eval, key=lambda point: point[1])
+    log(f"best checkpoint: step {best_step}, eval_loss {best_loss:.4f}")
+    epochs_tokens = sum(len(row.input_ids) for row in train_rows) * settings.epochs
+    record = {
+        "version": job.version,
+        "recipe": job.recipe,
+        "mixture_version": job.mixture_version,
+        "base_model": job.base.name,
+        "base_revision": job.base.revision,
+        "base_path": str(base_folder),
+        "engine": job.engine,
+        "attention": model.config._attn_implementation,  # noqa: SLF001  (no public name for it)
+        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "settings": settings.model_dump(mode="json"),
+        "train_rows": len(train_rows),
+        "eval_rows": len(eval_rows),
+        "truncated_rows": sum(row.truncated for row in rows),
+        "steps": trainer.state.global_step,
+        "best_step": best_step,
+        "best_eval_loss": best_loss,
+        "final_train_loss": history.train[-1][1],
+        "train_tokens": round(epochs_tokens),
+        "tokens_per_second": round(epochs_tokens / train_seconds, 1),
+        "train_seconds": round(train_seconds, 1),
+        "eval_seconds": round(history.eval_seconds, 1),
+        "seconds": round(time.monotonic() - started, 1),
+        "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "loss_history": {"train": history.train, "eval": history.eval},
+        "versions": {name: installed_version(name) for name in LIBRARIES},
+    }
+    _publish(trainer.model, tokenizer, record, history, storage, job)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return record
+
+
+def choose_eval_rows(rows: list[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:
+    """Eval rows for use while training: the first `limit` in seeded order, so the same each time."""
+    held_out = sorted(
+        (row for row in rows if row.split == EVAL), key=lambda row: seeded_order(seed, row.row_id)
+    )
+    return held_out[:limit]
+
+
+def _require_finite(history: LossHistory) -> None:
+    for name, points in (("train", history.train), ("eval", history.eval)):
+        for step, loss in points:
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"{name} loss is {loss} at step {step}: training diverged, nothing was saved. "
+                    "Lower training.peak_learning_rate, or use weights: bf16."
+                )
+
+
+def _publish(
+    model: Any,
+    tokenizer: Any,
+    record: dict[str, Any],
+    history: LossHistory,
+    storage: Storage,
+    job: TrainingJob,
+) -> None:
+    with atomic_folder(storage.adapter(job.recipe, job.version)) as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        # PEFT's model card names a path of this machine as the base.
+        (folder / "README.md").unlink(missing_ok=True)
+        _name_base(folder / "adapter_config.json", job)
+        draw_loss_curve(history.train, history.eval, folder / "loss.png")
+        write_json(folder / RECORD_FILE, record)
+    pointer = storage.adapters(job.recipe) / "latest.json"
+    write_json(pointer, {"version": job.version})
+
+
+def _name_base(adapter_config: Path, job: TrainingJob) -> None:
+    config = read_json(adapter_config) or {}
+    config["base_model_name_or_path"] = job.base.name
+    config["revision"] = job.base.revision if job.base.kind == "hub" else None
+    write_json(adapter_config, config)
+
+
+def silence_libraries() -> None:
+    """Warnings that every run would repeat and no user can act on."""
+    import warnings
+
+    warnings.filterwarnings("ignore", message=".*use_cache.*")
+    with contextlib.suppress(ImportError):
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()

@@ -1,0 +1,135 @@
+"""The row that crosses stages: its identity, its hashes, its Arrow form."""
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from qwenft_assets.rows import (
+    MIXED_SCHEMA,
+    ROW_COLUMNS,
+    ROW_SCHEMA,
+    InstructionRow,
+    make_row,
+    rows_to_table,
+    rows_version,
+    seeded_order,
+    short_hash,
+    table_to_rows,
+)
+
+
+def row(upstream_id: str = "1", output: str = "Its threshold falls.", **fields) -> InstructionRow:
+    return make_row(
+        source="slimorca",
+        upstream_id=upstream_id,
+        instruction="What happens to a MOSFET when it is heated?",
+        output=output,
+        license="MIT",
+        revision="abc123",
+        admitted_by="all",
+        **fields,
+    )
+
+
+ROWS = [row("1", system="Be brief."), row("2", input="65 nm", url="https://x"), row("3", "温度")]
+
+
+@pytest.mark.parametrize(
+    ("left", "right"),
+    [
+        pytest.param(("ab", "c"), ("a", "bc"), id="where-parts-end"),
+        pytest.param(("ab",), ("a", "b"), id="how-many-parts"),
+        pytest.param((None,), ("",), id="none-is-not-empty"),
+        pytest.param(("a", None), ("a",), id="a-last-none"),
+        pytest.param((), ("",), id="nothing-is-not-empty"),
+        pytest.param(("a", "b"), ("b", "a"), id="order"),
+    ],
+)
+def test_short_hash_tells_parts_apart(left, right):
+    assert short_hash(*left) != short_hash(*right)
+
+
+@given(st.lists(st.text(max_size=5), max_size=3), st.lists(st.text(max_size=5), max_size=3))
+@settings(deadline=None, max_examples=200)
+def test_short_hash_is_equal_exactly_for_equal_parts(left, right):
+    assert (short_hash(*left) == short_hash(*right)) == (left == right)
+
+
+def test_short_hash_is_the_same_in_every_process_and_version():
+    assert short_hash("slimorca", "1") == "cf015040ff62c5e6"
+
+
+def test_row_id_does_not_depend_on_the_text():
+    changed = row("1", output="It conducts more.", input="at 400 K", system="Be brief.")
+    assert changed.row_id == row("1").row_id
+    assert changed.content_hash != row("1").content_hash
+
+
+def test_row_id_depends_on_source_and_upstream_id():
+    assert row("1").row_id != row("2").row_id
+    elsewhere = make_row(
+        source="pubmedqa",
+        upstream_id="1",
+        instruction="a",
+        output="b",
+        license="MIT",
+        revision="abc123",
+        admitted_by="all",
+    )
+    assert elsewhere.row_id != row("1").row_id
+
+
+def test_content_hash_ignores_provenance_and_knows_a_missing_system_prompt():
+    assert row("1").content_hash == row("2", url="https://x", author="me").content_hash
+    assert row(system=None).content_hash != row(system="").content_hash
+
+
+def test_rows_survive_the_table_in_their_order():
+    table = rows_to_table(ROWS)
+    assert table.schema == ROW_SCHEMA
+    assert table.column("system").to_pylist() == ["Be brief.", None, None]
+    assert table_to_rows(table) == ROWS
+
+
+def test_no_rows_make_an_empty_table_of_the_same_schema():
+    table = rows_to_table([])
+    assert table.schema == ROW_SCHEMA
+    assert table_to_rows(table) == []
+
+
+def test_rows_are_read_from_a_mixed_table_too():
+    mixed = pa.table(
+        [*rows_to_table(ROWS).columns, pa.array(["train"] * 3), pa.array([0] * 3, pa.int32())],
+        schema=MIXED_SCHEMA,
+    )
+    assert table_to_rows(mixed) == ROWS
+
+
+def test_only_the_system_prompt_may_be_null():
+    assert [field.name for field in ROW_SCHEMA if field.nullable] == ["system"]
+    assert not any(MIXED_SCHEMA.field(name).nullable for name in ("split", "copy"))
+
+
+@pytest.mark.parametrize("field", ROW_COLUMNS)
+def test_version_of_rows_changes_with_each_field(field):
+    changed = [replace(ROWS[0], **{field: "something else"}), *ROWS[1:]]
+    assert rows_version(changed) != rows_version(ROWS)
+
+
+def test_version_of_rows_changes_with_their_order_and_number():
+    versions = {rows_version(rows) for rows in (ROWS, ROWS[::-1], ROWS[:2], ROWS + ROWS[:1], [])}
+    assert len(versions) == 5
+    assert rows_version(iter(ROWS)) == rows_version(ROWS)
+
+
+def test_seeded_order_depends_on_the_seed_and_the_row_alone():
+    ids = [short_hash(str(n)) for n in range(50)]
+    in_order = sorted(ids, key=lambda row_id: seeded_order(42, row_id))
+    assert sorted([*ids[25:], *ids[:25]], key=lambda row_id: seeded_order(42, row_id)) == in_order
+    assert sorted(ids, key=lambda row_id: seeded_order(43, row_id)) != in_order
+    assert in_order not in (ids, sorted(ids))
+    without_some = [row_id for row_id in in_order if row_id not in ids[:10]]
+    assert sorted(ids[10:], key=lambda row_id: seeded_order(42, row_id)) == without_some
