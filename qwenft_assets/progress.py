@@ -64,7 +64,8 @@ def _line_reporter(title: str) -> ReportProgress:
     def report(done: int, total: int, note: str = "") -> None:
         nonlocal last_line
         now = time.monotonic()
-        if (done < total or not total) and now - last_line < SECONDS_BETWEEN_LINES:
+        unfinished = done > 0 and (done < total or not total)
+        if unfinished and now - last_line < SECONDS_BETWEEN_LINES:
             return
         last_line = now
         print(f"  {title} {done}/{total or '?'} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201

@@ -70,6 +70,7 @@ class WorkerResource(dg.ConfigurableResource):
                 "PYTHONPATH": os.pathsep.join(path for path in paths if path),
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
+                "TQDM_DISABLE": "1",  # one bar a worker, its own
             },
         )
         for message in invocation.get_custom_messages():

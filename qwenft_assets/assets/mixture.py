@@ -6,6 +6,7 @@ from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
     count_table,
+    dropped_in_words,
     dropped_of,
     first_rows,
     one_line_failures,
@@ -49,7 +50,7 @@ def mixed_dataset(
         report = build_mixture(config, recipe, storage)
         findings = verify_mixture(storage, recipe)
     manifest, folder = report.manifest, storage.mixed_dataset(recipe)
-    state = "unchanged" if report.reused else f"dropped {dropped_of(manifest)}"
+    state = "unchanged" if report.reused else f"dropped {dropped_in_words(manifest)}"
     context.log.info(
         "mixed_dataset %s: %d rows, %d train and %d eval (%s)",
         recipe,

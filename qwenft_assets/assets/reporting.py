@@ -61,6 +61,11 @@ def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
+def dropped_in_words(manifest: Mapping[str, Any]) -> str:
+    """The same counts in one line; `none` where nothing was dropped."""
+    return ", ".join(f"{reason} {n}" for reason, n in dropped_of(manifest).items() if n) or "none"
+
+
 def _shortened(text: str) -> str:
     line = " ".join(text.split())
     return line if len(line) <= SHOWN_CHARACTERS else line[: SHOWN_CHARACTERS - 1] + "…"

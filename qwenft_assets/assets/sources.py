@@ -8,6 +8,7 @@ from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
     count_table,
+    dropped_in_words,
     dropped_of,
     first_rows,
     one_line_failures,
@@ -65,6 +66,5 @@ def source_sample(
 
 def _summary(report: SampleReport) -> str:
     manifest = report.manifest
-    dropped = ", ".join(f"{reason} {n}" for reason, n in dropped_of(manifest).items())
-    state = "unchanged, nothing read" if report.reused else f"dropped {dropped or 'none'}"
+    state = "unchanged, nothing read" if report.reused else f"dropped {dropped_in_words(manifest)}"
     return f"source_sample {manifest['source']}: {manifest['rows']} rows ({state})"

@@ -2,6 +2,8 @@
 
 import base64
 import math
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 
@@ -16,7 +18,10 @@ from qwenft_assets.resources import (
 )
 from qwenft_assets.storage import sha256_of_file
 from qwenft_assets.training.job import CODE_VERSION, plan_training, training_record
+from qwenft_assets.training.loss_curve import thumbnail
 
+MAX_INLINE_BYTES = 700
+"""The web UI shows Markdown of up to 1,000 characters in place, and longer behind a link."""
 SHOWN_FIGURES = (
     "best_eval_loss",
     "best_step",
@@ -88,7 +93,6 @@ def lora_adapter(
     folder = storage.adapter(recipe, job.version)
     history = record["loss_history"]
     losses = [loss for points in history.values() for _, loss in points]
-    picture = base64.b64encode((folder / "loss.png").read_bytes()).decode()
     return dg.MaterializeResult(
         data_version=dg.DataVersion(job.version),
         metadata={
@@ -96,7 +100,7 @@ def lora_adapter(
             "unchanged": reused,
             **{name: record[name] for name in SHOWN_FIGURES},
             **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
-            "loss_curve": dg.MetadataValue.md(f"![loss](data:image/png;base64,{picture})"),
+            **_pictures(history, folder),
             "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
             "settings": dg.MetadataValue.json(record["settings"]),
         },
@@ -109,3 +113,16 @@ def lora_adapter(
             )
         ],
     )
+
+
+def _pictures(history: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
+    """The loss curve: small where it stands, large behind a link."""
+    pictures = {"loss_curve_large": (folder / "loss.png").read_bytes()}
+    small = thumbnail(history["train"], history["eval"], MAX_INLINE_BYTES)
+    if small is not None:
+        pictures = {"loss_curve": small, **pictures}
+    return {name: _image(picture) for name, picture in pictures.items()}
+
+
+def _image(png: bytes) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![loss](data:image/png;base64,{base64.b64encode(png).decode()})")

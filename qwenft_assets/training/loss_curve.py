@@ -1,24 +1,74 @@
-"""The loss curve as a small PNG, for the adapter's folder and the web UI."""
+"""The loss curve: a picture for the adapter's folder, and a thumbnail that the web UI shows inline."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+Points = Sequence[tuple[int, float]]
+"""(optimizer step, nats per token)"""
+TRAIN_COLOR, EVAL_COLOR = "#808080", "#c04000"
+THUMBNAIL_POINTS = (12, 8, 5)
+"""Train points of a thumbnail; fewer are tried until it is small enough."""
 
 
-def draw_loss_curve(
-    train: Sequence[tuple[int, float]], evaluation: Sequence[tuple[int, float]], path: Path
-) -> None:
-    """Draw (step, nats per token) of both curves; about 20 kB."""
+def draw_loss_curve(train: Points, evaluation: Points, path: Path) -> None:
+    """Draw both curves; about 20 kB."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 3.2), dpi=90, layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*train, strict=True), color="#9aa7b5", linewidth=1.2, label="train")
-    if evaluation:
-        axes.plot(
-            *zip(*evaluation, strict=True), color="#c2410c", marker="o", markersize=4, label="eval"
-        )
+    axes.plot(*zip(*train, strict=True), color=TRAIN_COLOR, linewidth=1.2, label="train")
+    axes.plot(*zip(*evaluation, strict=True), color=EVAL_COLOR, marker="o", ms=4, label="eval")
     axes.set(xlabel="optimizer step", ylabel="loss (nats per token)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.savefig(path, metadata={"Software": None})
+
+
+def thumbnail(train: Points, evaluation: Points, max_bytes: int) -> bytes | None:
+    """Both curves as a tiny PNG, train (grey) averaged over stretches; None if none is small enough."""
+    for points in THUMBNAIL_POINTS:
+        picture = _thumbnail(averaged(train, points), averaged(evaluation, points))
+        if len(picture) <= max_bytes:
+            return picture
+    return None
+
+
+def averaged(points: Points, stretches: int) -> list[tuple[float, float]]:
+    """Means over at most `stretches` neighbouring stretches of nearly equal length."""
+    size = -(-len(points) // stretches)
+    parts = [points[start : start + size] for start in range(0, len(points), size)]
+    return [
+        (sum(step for step, _ in part) / len(part), sum(loss for _, loss in part) / len(part))
+        for part in parts
+    ]
+
+
+def _thumbnail(
+    train: Sequence[tuple[float, float]], evaluation: Sequence[tuple[float, float]]
+) -> bytes:
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    # Without smoothed edges four colours are enough, and four colours are two bits a pixel.
+    sharp: dict[Any, Any] = {
+        "text.antialiased": False,
+        "lines.antialiased": False,
+        "patch.antialiased": False,
+    }
+    with mpl.rc_context({**sharp, "font.size": 7}):
+        figure = Figure(figsize=(2.0, 0.7), dpi=100, layout="constrained")
+        axes = figure.subplots()
+        axes.plot(*zip(*train, strict=True), color=TRAIN_COLOR, linewidth=1)
+        axes.plot(*zip(*evaluation, strict=True), color=EVAL_COLOR, linewidth=1, marker="o", ms=3)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.locator_params(nbins=2)
+        axes.tick_params(length=2, width=0.6)
+        drawn, small = io.BytesIO(), io.BytesIO()
+        figure.savefig(drawn, format="png")
+    palette = Image.open(drawn).convert("RGB").quantize(4, dither=Image.Dither.NONE)
+    palette.save(small, "PNG", optimize=True, bits=2)
+    return small.getvalue()

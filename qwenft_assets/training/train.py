@@ -43,6 +43,7 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     storage, settings = Storage(job.storage_root), job.settings
     on_gpu = job.device == "cuda"
     log(f"base model {job.base.name} at {job.base.revision}")
+    report_progress(0, 0, "fetching the base model")
     base_folder = fetch_base_model(job.base, storage)
     tokenizer = load_tokenizer(base_folder)
     rows = tokenize_mixture(

@@ -1,0 +1,28 @@
+"""Which sources a rebuild samples, and in how many runs."""
+
+import pytest
+
+from qwenft_assets.cli.run import contiguous, sources_of
+from qwenft_assets.config import SOURCE_NAMES
+
+
+def test_a_rebuild_samples_only_what_its_recipe_mixes(demo_config):
+    assert sources_of(demo_config, "small") == ["local_reports", "slimorca", "pubmedqa"]
+    assert sources_of(demo_config, "large") == list(SOURCE_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("sources", "stretches"),
+    [
+        pytest.param(SOURCE_NAMES, [("local_reports", "stackexchange_biomed")], id="all"),
+        pytest.param(["slimorca"], [("slimorca", "slimorca")], id="one"),
+        pytest.param(
+            ["local_reports", "pubmedqa", "stackexchange_ai"],
+            [("local_reports", "local_reports"), ("pubmedqa", "stackexchange_ai")],
+            id="with-a-gap",
+        ),
+        pytest.param([], [], id="none"),
+    ],
+)
+def test_neighbouring_partitions_share_a_run(sources, stretches):
+    assert list(contiguous(sources)) == stretches

@@ -1,0 +1,102 @@
+"""The graph as Dagster sees it, and that looking at it costs no heavy import."""
+
+import subprocess
+import sys
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from qwenft_assets.config import RECIPE_NAMES, SOURCE_NAMES
+from qwenft_assets.definitions import defs
+
+FLOW = ["source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release"]
+GROUPS = ["sources", "mixture", "training", "evaluation", "release"]
+HEAVY = (
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "datasets",
+    "unsloth",
+    "bitsandbytes",
+    "accelerate",
+)
+
+
+def node(name) -> Any:
+    return defs.resolve_asset_graph().get(dg.AssetKey(name))
+
+
+def test_the_graph_is_the_five_assets_in_flow_order():
+    names = [key.to_user_string() for key in defs.resolve_asset_graph().toposorted_asset_keys]
+    assert sorted(names) == sorted(FLOW)
+    assert [name for name in names if name in FLOW] == names
+    parents = {name: {key.to_user_string() for key in node(name).parent_keys} for name in FLOW}
+    assert parents == {
+        "source_sample": set(),
+        "mixed_dataset": {"source_sample"},
+        "lora_adapter": {"mixed_dataset"},
+        "evaluation": {"lora_adapter", "mixed_dataset"},
+        "release": {"evaluation", "mixed_dataset"},
+    }
+
+
+@pytest.mark.parametrize(("name", "group"), list(zip(FLOW, GROUPS, strict=True)))
+def test_every_asset_is_described(name, group):
+    asset = node(name)
+    assert asset.group_name == group
+    assert asset.kinds
+    assert asset.owners == ["team:qwenft"]
+    assert asset.code_version
+    assert len(asset.description) > 40
+
+
+def test_partitions_are_the_sources_and_the_recipes():
+    assert node("source_sample").partitions_def.get_partition_keys() == list(SOURCE_NAMES)
+    for name in FLOW[1:]:
+        assert node(name).partitions_def.get_partition_keys() == list(RECIPE_NAMES)
+
+
+def test_what_uses_the_gpu_stands_in_one_queue():
+    assert [name for name in FLOW if node(name).pools == {"gpu"}] == ["lora_adapter", "evaluation"]
+
+
+def test_the_two_jobs_hold_the_whole_graph():
+    selected = [
+        {
+            key.to_user_string()
+            for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys
+        }
+        for job in ("sources_job", "finetune_job")
+    ]
+    assert selected == [{"source_sample"}, set(FLOW[1:])]
+
+
+def test_everything_below_the_mixture_is_one_plus_away():
+    graph = defs.resolve_asset_graph()
+    selected = dg.AssetSelection.from_string("mixed_dataset+").resolve(graph)
+    assert {key.to_user_string() for key in selected} == set(FLOW[1:])
+
+
+def test_blocking_checks_guard_mixture_and_adapter():
+    checks = {
+        key.name: defs.resolve_asset_graph().get(key).blocking
+        for key in defs.resolve_asset_graph().asset_check_keys
+    }
+    assert checks == {
+        "schema_valid": True,
+        "ratios_kept_or_shortfall_named": True,
+        "no_row_in_both_splits": True,
+        "loss_is_finite": True,
+        "adapter_better_than_base": False,
+    }
+
+
+@pytest.mark.parametrize("module", ["qwenft_assets.definitions", "qwenft_assets.cli"])
+def test_importing_loads_no_heavy_module(module):
+    code = f"import sys, {module}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
