@@ -228,7 +228,7 @@ class TrainingConfig(Section):
         default="nf4", description="How the frozen base weights are held; nf4 needs a GPU."
     )
     min_vram_gib: float = Field(
-        default=7.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."
+        default=9.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."
     )
     max_length_tokens: int = Field(default=2048, gt=8)
     system_prompt: Literal["fixed", "row"] = Field(

@@ -67,8 +67,8 @@ def converse(
         answer = stream_answer(loaded.model, loaded.tokenizer, render_conversation(turns), decoding)
         try:
             for piece in answer:
-                print(piece, end="", flush=True)
                 pieces.append(piece)
+                print(piece, end="", flush=True)
         except KeyboardInterrupt:
             answer.close()
             print(" [stopped]", end="")

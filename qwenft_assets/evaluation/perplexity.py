@@ -60,8 +60,8 @@ def figures(rows: Sequence[EvaluatedRow], resamples: int, seed: int) -> dict[str
 def figures_by_source(
     rows: Sequence[EvaluatedRow], resamples: int, seed: int
 ) -> dict[str, dict[str, Any]]:
-    """The same figures for each source that has rows, by name."""
-    sources = sorted({row.source for row in rows})
+    """The same figures for each source that has tokens to count, by name."""
+    sources = sorted({row.source for row in rows if row.tokens})
     return {
         source: figures([row for row in rows if row.source == source], resamples, seed)
         for source in sources

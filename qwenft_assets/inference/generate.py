@@ -31,7 +31,7 @@ def stream_answer(
 
     class Stop(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:  # noqa: ARG002
-            return torch.full((len(input_ids),), fill_value=stopped.is_set(), dtype=torch.bool)
+            return input_ids.new_full((len(input_ids),), stopped.is_set(), dtype=torch.bool)
 
     streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
     inputs = _encode(tokenizer, [prompt], model)

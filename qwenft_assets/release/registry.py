@@ -65,7 +65,7 @@ def release_adapter(config: Config, job: EvaluationJob, storage: Storage) -> Rel
             last
             and last["inputs"] == job.inputs
             and last["settings"] == settings
-            and (last["released"] is False or previous == version)
+            and previous == (version if last["released"] else last["previous"])
         ):
             reasons = tuple(last["reasons"])
             return ReleaseReport(version, last["released"], True, reasons, champion, previous)
