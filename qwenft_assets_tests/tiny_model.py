@@ -40,7 +40,7 @@ def write_tiny_model(folder: Path, seed: int = 0) -> None:
         num_key_value_heads=2,
         max_position_embeddings=1024,
         tie_word_embeddings=False,
-        eos_token_id=fast.eos_token_id,
+        eos_token_id=fast.get_vocab()[TURN_END],
         pad_token_id=fast.get_vocab()[END_OF_TEXT],
         bos_token_id=None,
     )

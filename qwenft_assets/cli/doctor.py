@@ -13,6 +13,7 @@ from typing import NamedTuple
 import typer
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qwenft_assets.cli.options import ConfigOption, JsonOption, load, storage_of, use_dagster_home
@@ -54,7 +55,8 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
     else:
         table = Table(show_header=False, box=None)
         for result in results:
-            table.add_row("[green]ok[/]" if result.ok else "[red]no[/]", result.name, result.found)
+            mark = "[green]ok[/]" if result.ok else "[red]no[/]"
+            table.add_row(mark, result.name, escape(result.found))
         Console(highlight=False).print(table)
     if not all(result.ok for result in results):
         raise typer.Exit(2)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
@@ -46,7 +47,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Draw the summary on standard output."""
     console = Console(highlight=False)
     evaluation = summary["evaluation"]
-    table = Table(title=f"{summary['config']} / {summary['recipe']}", title_justify="left")
+    title = escape(f"{summary['config']} / {summary['recipe']}")
+    table = Table(title=title, title_justify="left")
     for name in ("source", "train", "eval"):
         table.add_column(name, justify="left" if name == "source" else "right")
     table.add_column("loss base → adapter", justify="right")
@@ -68,11 +70,11 @@ def print_summary(summary: dict[str, Any]) -> None:
         f"(95 % interval {low:+.3f} to {high:+.3f})"
     )
     outcome = "released" if summary["released"] else "not released"
-    console.print(f"{outcome}: {'; '.join(summary['reasons'])}", soft_wrap=True)
+    console.print(f"{outcome}: {'; '.join(summary['reasons'])}", soft_wrap=True, markup=False)
     if "lora_adapter" in summary["unchanged"]:
         console.print("unchanged, nothing done again: " + ", ".join(summary["unchanged"]))
     for name, path in summary["paths"].items():
-        console.print(f"  {name:<9}{_from_project(path)}", soft_wrap=True)
+        console.print(f"  {name:<9}{_from_project(path)}", soft_wrap=True, markup=False)
     console.print(
         f"{summary['seconds']:.0f} s. Next: [bold]make ui[/] shows the lineage; talk to it with "
         '[bold]qwenft chat[/] or [bold]qwenft infer "What does a low-dropout regulator do?"[/]',

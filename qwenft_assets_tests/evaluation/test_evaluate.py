@@ -1,0 +1,228 @@
+"""The stage on a tiny Qwen2 that was really trained: files, figures, and what they depend on."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qwenft_assets.config import PROJECT_ROOT, Config
+from qwenft_assets.errors import EvaluationError
+from qwenft_assets.evaluation.evaluate import evaluate
+from qwenft_assets.evaluation.job import EvaluationJob, plan_evaluation, read_evaluation
+from qwenft_assets.inference.load import load_model
+from qwenft_assets.mixture.build import build_mixture, read_mixture
+from qwenft_assets.progress import no_progress
+from qwenft_assets.sources.sample import sample_source
+from qwenft_assets.storage import Storage, write_json
+from qwenft_assets.training.job import TrainingJob, plan_training
+from qwenft_assets.training.tokens import tokenize_mixture
+from qwenft_assets.training.train import train
+from qwenft_assets.training.trainer import mean_loss
+from qwenft_assets_tests.tiny_model import write_tiny_model
+
+FIGURES = {
+    "eval_loss",
+    "perplexity",
+    "base_eval_loss",
+    "base_perplexity",
+    "eval_tokens",
+    "eval_rows",
+    "truncated_rows",
+    "delta_loss",
+    "delta_loss_ci95",
+}
+CONTRACT = FIGURES | {
+    "per_source",
+    "adapter_version",
+    "mixture_version",
+    "base_model",
+    "base_revision",
+    "base_path",
+    "engine",
+    "attention",
+    "max_length_tokens",
+    "seconds",
+}
+SHARES = {"local_reports": 0.25, "slimorca": 0.50, "pubmedqa": 0.25}
+TRAINING = {
+    "device": "cpu",
+    "weights": "fp32",
+    "min_vram_gib": 0,
+    "max_length_tokens": 256,
+    "epochs": 1,
+    "peak_learning_rate": 0.01,
+    "warmup_steps": 0,
+    "evaluate_every_steps": 2,
+    "gradient_checkpointing": False,
+}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A deployment with an adapter and its evaluation."""
+
+    config: Config
+    storage: Storage
+    training: TrainingJob
+    job: EvaluationJob
+    result: dict[str, Any]
+
+    def evaluated_with(self, training: dict[str, Any] | None = None, **settings) -> dict[str, Any]:
+        """The figures of the same adapter under other settings, in the same process."""
+        job = self.job.model_copy(
+            update={
+                "settings": self.job.settings.model_copy(update={"sample_rows": 0, **settings}),
+                "training": self.job.training.model_copy(update=training or {}),
+            }
+        )
+        return evaluate(job, no_progress, ignore_line)
+
+
+def ignore_line(line: str) -> None:
+    """A log that keeps nothing."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    base = tmp_path_factory.mktemp("base") / "tiny-qwen2"
+    write_tiny_model(base)
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "sources": {"local_reports": {"path": str(PROJECT_ROOT / "data/my_dataset.json")}},
+            "mixture": {
+                "recipes": {"small": {"rows": 40, "ratios": SHARES}},
+                "eval_fraction": 0.25,
+            },
+            "training": {**TRAINING, "base_model": str(base)},
+            "evaluation": {"sample_rows": 2, "sample_max_new_tokens": 4},
+        }
+    )
+    storage = Storage(tmp_path_factory.mktemp("storage"))
+    for source in ("local_reports", "slimorca", "pubmedqa"):
+        sample_source(config, source, storage)
+    build_mixture(config, "small", storage)
+    training = plan_training(config, "small", storage, "cpu")
+    train(training, no_progress, ignore_line)
+    job = plan_evaluation(config, training, storage)
+    return Trained(config, storage, training, job, evaluate(job, no_progress, ignore_line))
+
+
+def test_every_key_of_the_contract_is_in_the_file(trained):
+    result = evaluate(trained.job, no_progress, ignore_line)
+    assert read_evaluation(trained.storage, "small", trained.job.adapter_version) == result
+    assert result.keys() >= CONTRACT
+    assert set(result["per_source"]) == set(SHARES)
+    assert all(own.keys() >= FIGURES for own in result["per_source"].values())
+    assert result["adapter_version"] == trained.training.version
+    assert result["base_path"] == trained.job.base.path
+    assert (result["max_length_tokens"], result["engine"]) == (256, "peft")
+    assert result["eval_rows"] == 10
+
+
+def test_an_adapter_that_learnt_is_measured_as_better(trained):
+    assert trained.result["perplexity"] < 0.95 * trained.result["base_perplexity"]
+    assert trained.result["delta_loss_ci95"][1] < 0
+
+
+def test_figures_do_not_depend_on_the_batch(trained):
+    one_by_one, at_once = (trained.evaluated_with(batch_tokens=size) for size in (64, 100_000))
+    for name in FIGURES:
+        assert one_by_one[name] == pytest.approx(at_once[name], rel=1e-5, abs=1e-7)
+    assert one_by_one["eval_loss"] == pytest.approx(trained.result["eval_loss"], rel=1e-5)
+
+
+def test_base_figures_are_those_of_the_model_without_an_adapter(trained):
+    job, storage = trained.job, trained.storage
+    loaded = load_model(storage, "small", None, job.base, job.training, "cpu")
+    rows = tokenize_mixture(
+        read_mixture(storage, "small"),
+        job.mixture_version,
+        loaded.tokenizer,
+        loaded.base_path,
+        job.training,
+        storage,
+    )
+    held_out = [row for row in rows if row.split == "eval"]
+    alone = mean_loss(loaded.model, held_out, "full")
+    assert trained.result["base_eval_loss"] == pytest.approx(alone, rel=1e-6)
+    assert trained.result["eval_tokens"] == sum(len(row.input_ids) - 1 for row in held_out)
+
+
+def test_answer_only_counts_answers_alone(trained):
+    """PubMedQA's prompts fill all 256 tokens, so its rows have no answer to judge."""
+    answers = trained.evaluated_with({"supervise": "answer"})
+    assert set(answers["per_source"]) == {"local_reports", "slimorca"}
+    counted = sum(own["eval_tokens"] for own in answers["per_source"].values())
+    assert 0 < counted == answers["eval_tokens"] < trained.result["eval_tokens"]
+    assert (answers["supervise"], answers["eval_rows"]) == ("answer", 10)
+
+
+def test_samples_hold_the_same_held_out_rows_answered_by_both(trained):
+    evaluate(trained.job, no_progress, ignore_line)
+    folder = trained.storage.evaluation("small", trained.job.adapter_version)
+    lines = (folder / "samples.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    samples = [json.loads(line) for line in lines]
+    held_out = {
+        item.row.row_id: item.row
+        for item in read_mixture(trained.storage, "small")
+        if item.split == "eval"
+    }
+    assert len(samples) == 2
+    for sample in samples:
+        row = held_out[sample["row_id"]]
+        assert sample["instruction"] == row.instruction
+        assert sample["reference"] == row.output
+        assert {"source", "input", "base", "adapter"} <= sample.keys()
+        assert f"reference:\n\n```text\n{row.output}" in (folder / "report.md").read_text("utf-8")
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "evaluation.json",
+        "report.md",
+        "samples.jsonl",
+    ]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        pytest.param({"batch_tokens": 64}, id="batch"),
+        pytest.param({"seed": 1}, id="seed"),
+        pytest.param({"bootstrap_resamples": 100}, id="resamples"),
+        pytest.param({"sample_rows": 0}, id="samples"),
+    ],
+)
+def test_other_settings_have_other_inputs(trained, changed):
+    evaluation = trained.config.evaluation.model_copy(update=changed)
+    config = trained.config.model_copy(update={"evaluation": evaluation})
+    planned = plan_evaluation(config, trained.training, trained.storage)
+    assert planned.inputs != trained.job.inputs
+    assert plan_evaluation(trained.config, trained.training, trained.storage) == trained.job
+
+
+def test_an_adapter_that_was_never_trained_cannot_be_evaluated(trained):
+    missing = trained.training.model_copy(update={"version": "0" * 16})
+    with pytest.raises(EvaluationError, match=f"{'0' * 16}: no adapter .*`qwenft run"):
+        plan_evaluation(trained.config, missing, trained.storage)
+
+
+def test_weights_that_are_not_numbers_make_no_evaluation(trained):
+    """A ruined adapter ends in one line, and the evaluation that was there stays as it was."""
+    from safetensors.torch import load_file, save_file
+
+    storage, version = trained.storage, "f" * 16
+    ruined = storage.adapter("small", version)
+    ruined.mkdir()
+    for file in storage.adapter("small", trained.job.adapter_version).iterdir():
+        (ruined / file.name).write_bytes(file.read_bytes())
+    weights = load_file(ruined / "adapter_model.safetensors")
+    save_file(
+        {name: tensor * float("nan") for name, tensor in weights.items()},
+        ruined / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+    write_json(storage.evaluation("small", version) / "evaluation.json", {"old": True})
+    job = trained.job.model_copy(update={"adapter_version": version})
+    with pytest.raises(EvaluationError, match=r"loss is not finite .* nan"):
+        evaluate(job, no_progress, ignore_line)
+    assert read_evaluation(storage, "small", version) == {"old": True}

@@ -1,0 +1,107 @@
+"""A worker process for real: result, error, bug, and no orphan when its parent dies."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import dagster as dg
+import pytest
+from pydantic import BaseModel
+
+from qwenft_assets.config import PROJECT_ROOT
+from qwenft_assets.errors import TrainingError
+from qwenft_assets.resources import WorkerResource
+
+WORKER = """
+import os, sys, time
+from pydantic import BaseModel
+from qwenft_assets.child_process import run_job
+from qwenft_assets.errors import TrainingError
+
+class Job(BaseModel):
+    what: str
+
+def work(job, log):
+    log(f"pid {os.getpid()}")
+    if job.what == "mistake":
+        raise TrainingError("rows.parquet: line 3 is bad. Mend it.")
+    if job.what == "bug":
+        raise KeyError("a bug")
+    if job.what == "sleep":
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    return {"answer": job.what, "number": 1.5}
+
+if __name__ == "__main__":
+    run_job(Job, work)
+"""
+PARENT = """
+import dagster as dg
+from qwenft_assets_tests.training.test_child_process import run_worker
+run_worker("sleep")
+"""
+
+
+class Job(BaseModel):
+    what: str
+
+
+@pytest.fixture
+def on_path(tmp_path, monkeypatch):
+    (tmp_path / "odd_worker.py").write_text(WORKER, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+def run_worker(what):
+    """What the worker answers; its error is raised here."""
+    answers = []
+
+    @dg.asset
+    def stage(context: dg.AssetExecutionContext, worker: WorkerResource) -> dg.MaterializeResult:
+        answers.append(worker.run(context, "odd_worker", Job(what=what)))
+        return dg.MaterializeResult()
+
+    dg.materialize([stage], resources={"worker": WorkerResource()})
+    return answers[0]
+
+
+def test_the_result_comes_back(on_path):
+    assert run_worker("hello") == {"answer": "hello", "number": 1.5}
+
+
+def test_a_mistake_of_the_user_is_raised_as_it_was(on_path):
+    with pytest.raises(TrainingError) as caught:
+        run_worker("mistake")
+    assert str(caught.value) == "rows.parquet: line 3 is bad. Mend it."
+
+
+def test_a_bug_fails_the_step_and_keeps_its_traceback(on_path, capfd):
+    with pytest.raises(Exception, match="External execution process failed with code 1"):
+        run_worker("bug")
+    assert "KeyError: 'a bug'" in capfd.readouterr().err
+
+
+def test_a_killed_parent_takes_its_worker_along(on_path):
+    environment = {**os.environ}
+    environment["PYTHONPATH"] = os.pathsep.join([environment["PYTHONPATH"], str(PROJECT_ROOT)])
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=environment, stdout=subprocess.PIPE, text=True
+    )
+    with parent:
+        assert parent.stdout is not None
+        worker = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while is_running(worker) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not is_running(worker)
+
+
+def is_running(pid):
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8") as stat:  # noqa: PTH123
+            return stat.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,243 @@
+"""Training with real TRL on a tiny model in fp32: the loss of a step is a sum over its tokens.
+
+Eight rows an optimizer step in every layout, so that the batch size is a matter of memory alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from qwenft_assets.config import TrainingConfig
+from qwenft_assets.progress import no_progress
+from qwenft_assets.training.engines.peft import add_lora, load_base
+from qwenft_assets.training.loss import row_losses
+from qwenft_assets.training.tokens import TokenRow
+from qwenft_assets.training.trainer import LossHistory, make_trainer, mean_loss
+from qwenft_assets_tests.training.tiny_rows import token_rows
+
+TRAIN_ROWS = token_rows(*[5 + (n * 23) % 57 for n in range(24)])
+EVAL_ROWS = token_rows(30, 12, 47, 7, 21, split="eval")
+LOSS_TOLERANCE = 2e-5
+"""Nats per token: fp32 sums in another order."""
+WEIGHT_TOLERANCE = 2e-4
+"""Of adapter weights after steps of 1e-2: Adam divides by tiny second moments."""
+SETTINGS = {
+    "device": "cpu",
+    "weights": "fp32",
+    "max_length_tokens": 64,
+    "lora": {"rank": 4, "alpha": 8},
+    "epochs": 2,
+    "peak_learning_rate": 1e-2,
+    "lr_schedule": "constant",
+    "warmup_steps": 0,
+    "optimizer": "adamw_torch",
+    "neftune_alpha": None,
+    "gradient_checkpointing": False,
+    "evaluate_every_steps": 2,
+    "micro_batch_rows": 8,
+    "accumulation_steps": 1,
+}
+
+
+@dataclass
+class Finished:
+    """What one training run leaves."""
+
+    history: LossHistory
+    model: Any
+    log: list[str]
+    progress: list[tuple[int, int]]
+    steps: int
+
+    def adapter(self) -> dict[str, Any]:
+        return {n: p.detach() for n, p in self.model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture
+def run(tiny_model, tokenizer, tmp_path):
+    """Trains a fresh adapter; keywords change SETTINGS."""
+
+    def train(train_rows: Sequence[TokenRow] = TRAIN_ROWS, **changes: Any) -> Finished:
+        from transformers import set_seed
+
+        settings = TrainingConfig.model_validate(SETTINGS | changes)
+        set_seed(settings.seed)
+        model = add_lora(load_base(tiny_model, settings.weights, "cpu"), settings.lora)
+        history, log, progress = LossHistory(), [], []
+
+        def report(done: int, total: int, note: str = "") -> None:
+            progress.append((done, total))
+
+        trainer = make_trainer(
+            model,
+            tokenizer,
+            train_rows,
+            EVAL_ROWS,
+            settings,
+            tmp_path / "checkpoints",
+            on_gpu=False,
+            history=history,
+            report_progress=report,
+            log=log.append,
+        )
+        trainer.train()
+        return Finished(history, model, log, progress, trainer.state.global_step)
+
+    return train
+
+
+def losses_of(points: Sequence[tuple[int, float]]) -> list[float]:
+    return [loss for _, loss in points]
+
+
+def exact_mean(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
+    """Nats per token over rows, one row a pass."""
+    losses = [row_losses(model, [row], supervise)[0] for row in rows]
+    return sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)
+
+
+@pytest.mark.parametrize("supervise", ["full", "answer"])
+def test_the_split_into_passes_does_not_matter(run, supervise):
+    layouts = [(8, 1), (2, 4), (1, 8)]
+    runs = [
+        run(micro_batch_rows=rows, accumulation_steps=passes, supervise=supervise)
+        for rows, passes in layouts
+    ]
+    first, weights = runs[0], runs[0].adapter()
+    assert [step for step, _ in first.history.train] == [1, 2, 3, 4, 5, 6]
+    for other in runs[1:]:
+        for name in ("train", "eval"):
+            ours, theirs = getattr(first.history, name), getattr(other.history, name)
+            assert [step for step, _ in ours] == [step for step, _ in theirs]
+            assert losses_of(ours) == pytest.approx(losses_of(theirs), abs=LOSS_TOLERANCE)
+        for name, value in other.adapter().items():
+            assert (value - weights[name]).abs().max() < WEIGHT_TOLERANCE, name
+
+
+def test_the_same_run_again_is_bit_identical(run):
+    first, second = run(neftune_alpha=5.0), run(neftune_alpha=5.0)
+    assert first.history.train == second.history.train
+    assert first.history.eval == second.history.eval
+    for name, value in second.adapter().items():
+        assert (value == first.adapter()[name]).all(), name
+
+
+def test_another_seed_is_another_run(run):
+    assert run().history.train != run(seed=1).history.train
+
+
+@pytest.mark.parametrize("supervise", ["full", "answer"])
+@pytest.mark.parametrize("layout", [(8, 1), (2, 4)], ids=["one-pass", "four-passes"])
+def test_the_first_loss_is_that_of_the_base_over_all_tokens_of_the_step(
+    run, base, supervise, layout
+):
+    # Eight rows are one step, in whatever order; B of LoRA is still zero.
+    rows = TRAIN_ROWS[:8]
+    done = run(
+        rows,
+        micro_batch_rows=layout[0],
+        accumulation_steps=layout[1],
+        supervise=supervise,
+        epochs=1,
+    )
+    assert done.steps == 1
+    expected = exact_mean(base, rows, supervise)
+    assert done.history.train == [(1, pytest.approx(expected, abs=1e-4))]
+    means = [exact_mean(base, [row], supervise) for row in rows]
+    assert abs(sum(means) / len(means) - expected) > 1e-3, "a mean of row means would pass"
+
+
+def test_a_short_last_step_counts_its_own_tokens(run, base):
+    # 3 rows in passes of 2: the second pass has one row only.
+    rows = TRAIN_ROWS[:3]
+    done = run(rows, micro_batch_rows=2, accumulation_steps=4, epochs=1)
+    assert done.history.train == [(1, pytest.approx(exact_mean(base, rows, "full"), abs=1e-4))]
+
+
+@pytest.mark.parametrize("supervise", ["full", "answer"])
+def test_eval_loss_is_nats_per_token_of_the_model_kept(run, supervise):
+    done = run(supervise=supervise)
+    best = min(losses_of(done.history.eval))
+    assert exact_mean(done.model.eval(), EVAL_ROWS, supervise) == pytest.approx(best, abs=1e-5)
+
+
+def test_eval_loss_before_learning_is_that_of_the_base(run, base):
+    done = run(peak_learning_rate=1e-12, epochs=1)
+    expected = exact_mean(base, EVAL_ROWS, "full")
+    assert losses_of(done.history.eval) == pytest.approx([expected] * 2, abs=1e-5)
+
+
+def test_the_checkpoint_with_the_lowest_eval_loss_is_kept(run, tmp_path):
+    # Random ids cannot be learnt beyond their frequencies: eval loss falls, then rises again.
+    done = run(epochs=10, peak_learning_rate=0.2, evaluate_every_steps=3)
+    losses = losses_of(done.history.eval)
+    best = losses.index(min(losses))
+    assert best < len(losses) - 1
+    assert losses[-1] > losses[best] + 0.001
+    assert mean_loss(done.model.eval(), EVAL_ROWS, "full") == pytest.approx(min(losses), abs=1e-6)
+    best_step = done.history.eval[best][0]
+    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    assert f"checkpoint-{best_step}" in kept
+    assert len(kept) <= 2
+
+
+def test_the_last_step_is_always_evaluated_once(run):
+    done = run(epochs=1, evaluate_every_steps=2)
+    assert [step for step, _ in done.history.eval] == [2, 3]
+    assert [step for step, _ in run(epochs=1, evaluate_every_steps=50).history.eval] == [3]
+    assert [step for step, _ in run(epochs=1, evaluate_every_steps=3).history.eval] == [3]
+
+
+def test_training_learns_what_it_is_given(run, base):
+    learnt = run(epochs=6).model.eval()
+    assert exact_mean(learnt, TRAIN_ROWS, "full") < exact_mean(base, TRAIN_ROWS, "full") - 0.02
+
+
+def test_supervise_answer_learns_answers_only(run):
+    done = run(supervise="answer", epochs=6)
+    start, end = run(supervise="answer", epochs=1, peak_learning_rate=1e-12), done
+    before = exact_mean(start.model.eval(), TRAIN_ROWS, "answer")
+    after = exact_mean(end.model.eval(), TRAIN_ROWS, "answer")
+    assert after < before
+
+
+def test_losses_go_to_the_log_and_progress_to_the_reporter(run):
+    done = run(epochs=1)
+    assert done.progress == [(1, 3), (2, 3), (3, 3)]
+    assert done.log[0].startswith("step 1/3 loss ")
+    assert [line.split(" ")[1:3:2] for line in done.log if "eval_loss" in line] == [
+        ["2/3"],
+        ["3/3"],
+    ]
+    assert f"eval_loss {done.history.eval[-1][1]:.4f}" in done.log[-1]
+    assert done.history.eval_seconds > 0
+
+
+def test_only_the_adapter_is_trained_and_stays_fp32(run, base):
+    import torch
+
+    done = run(weights="bf16", epochs=1)
+    assert {p.dtype for p in done.adapter().values()} == {torch.float32}
+    assert all("lora_" in name for name in done.adapter())
+    frozen = dict(done.model.get_base_model().named_parameters())
+    assert frozen["model.embed_tokens.weight"].dtype == torch.bfloat16
+
+
+def test_bf16_weights_start_near_the_fp32_loss(run, base):
+    done = run(TRAIN_ROWS[:8], weights="bf16", epochs=1)
+    expected = exact_mean(base, TRAIN_ROWS[:8], "full")
+    assert done.history.train[0][1] == pytest.approx(expected, abs=0.02)
+
+
+def test_gradient_checkpointing_changes_nothing(run):
+    plain, saving = run(epochs=1), run(epochs=1, gradient_checkpointing=True)
+    assert losses_of(plain.history.train) == pytest.approx(
+        losses_of(saving.history.train), abs=LOSS_TOLERANCE
+    )
+
+
+def test_silent_progress_is_accepted(run):
+    no_progress(1, 2)
+    assert mean_loss(run(epochs=1).model.eval(), EVAL_ROWS[:1], "full") > 0
