@@ -47,12 +47,12 @@ def print_summary(summary: dict[str, Any]) -> None:
     """Draw the summary on standard output."""
     console = Console(highlight=False)
     evaluation = summary["evaluation"]
-    title = escape(f"{summary['config']} / {summary['recipe']}")
+    title = escape(f"{summary['config']} / {summary['recipe']}: base → adapter")
     table = Table(title=title, title_justify="left")
     for name in ("source", "train", "eval"):
         table.add_column(name, justify="left" if name == "source" else "right")
-    table.add_column("loss base → adapter", justify="right")
-    table.add_column("perplexity base → adapter", justify="right")
+    table.add_column("loss", justify="right")
+    table.add_column("perplexity", justify="right")
     for source, quota in summary["sources"].items():
         own = evaluation.get("per_source", {}).get(source)
         table.add_row(source, str(quota["train"]), str(quota["eval"]), *_change(own))

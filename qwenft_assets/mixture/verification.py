@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from qwenft_assets.config import RecipeName
 from qwenft_assets.mixture.build import RATIO_TOLERANCE, MixedRow, read_mixture
 from qwenft_assets.mixture.split import leaked_questions
+from qwenft_assets.rows import InstructionRow
 from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json
 
 JSONL_KEYS = ["instruction", "input", "output"]
@@ -34,19 +35,24 @@ def verify_mixture(storage: Storage, recipe: RecipeName) -> dict[str, Finding]:
 def _schema(storage: Storage, recipe: RecipeName, mixed: list[MixedRow]) -> Finding:
     """Each JSON line has exactly the three keys, as text, and is the row of the same place."""
     path = storage.mixed_dataset(recipe) / MIXTURE_FILE
-    wrong: list[int] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for number, (line, item) in enumerate(zip(lines, mixed, strict=False), 1):
-        value: dict[str, Any] = json.loads(line)
-        row = item.row
-        if list(value) != JSONL_KEYS or list(value.values()) != [
-            row.instruction,
-            row.input,
-            row.output,
-        ]:
-            wrong.append(number)
+    # Not splitlines(): a text may hold U+2028 and its like, which JSON leaves as they are.
+    with path.open(encoding="utf-8", newline="\n") as file:
+        lines = file.readlines()
+    wrong = [
+        number
+        for number, (line, item) in enumerate(zip(lines, mixed, strict=False), 1)
+        if not _is_line_of(item.row, line)
+    ]
     same_length = len(lines) == len(mixed) > 0
     return Finding(not wrong and same_length, {"lines": len(lines), "first_wrong": wrong[:5]})
+
+
+def _is_line_of(row: InstructionRow, line: str) -> bool:
+    try:
+        value: Any = json.loads(line, object_pairs_hook=list)
+    except ValueError:
+        return False
+    return value == [(key, getattr(row, key)) for key in JSONL_KEYS]
 
 
 def _ratios(manifest: dict[str, Any]) -> Finding:

@@ -1,119 +1,122 @@
-"""The checks read what lies on disk: a planted fault stops the run before anything is trained on it."""
+"""Blocking checks: a flaw in the mixture stops the run before training.
 
-import json
+A flaw is planted in a finished mixture, its hashes brought up to date, so that the builder takes it
+for intact: what is checked is what lies on disk.
+"""
 
-import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.sources import source_sample
-from qwenft_assets.resources import ProjectResource
-from qwenft_assets.rows import MIXED_SCHEMA
-from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json, sha256_of_file, write_json
-from qwenft_assets_tests.commands import make_deployment
+from qwenft_assets.storage import MIXTURE_FILE, read_json, sha256_of_file, write_json, write_text
+from qwenft_assets_tests.assets.mixture_graph import (
+    checks_of,
+    lines_of,
+    metadata_of,
+    replace_lines,
+    replace_rows,
+    steps_started,
+)
 
 
-@pytest.fixture
-def project(tmp_path, monkeypatch):
-    """A deployment whose sources are sampled and whose mixture is built."""
-    deployment = make_deployment(tmp_path, "unused")
-    monkeypatch.setenv("QWENFT_STORAGE", str(deployment.storage))
-    resource = ProjectResource(config_path=str(deployment.config))
-    for source in ("local_reports", "slimorca", "pubmedqa"):
-        assert dg.materialize(
-            [source_sample], resources={"project": resource}, partition_key=source
-        ).success
-    assert build(resource).success
-    return resource, Storage(deployment.storage).mixed_dataset("small")
+def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
+    def leak(rows):
+        held_out = next(row for row in rows if row["split"] == "eval")
+        trained = next(row for row in rows if row["split"] == "train")
+        # Asked in other letters and spaces, which is the same question still.
+        trained["instruction"] = "  " + held_out["instruction"].upper() + "\n"
+        trained["input"] = held_out["input"]
+        leaked.append(held_out["row_id"])
 
-
-@dg.asset(deps=[mixed_dataset], partitions_def=mixed_dataset.partitions_def)
-def after_the_mixture() -> None:
-    """Stands for training."""
-
-
-def build(resource):
-    return dg.materialize(
-        [mixed_dataset, after_the_mixture],
-        resources={"project": resource},
-        partition_key="small",
-        raise_on_error=False,
-    )
-
-
-def outcome(result):
-    checks = {e.check_name: e.passed for e in result.get_asset_check_evaluations()}
-    return checks, any(e.step_key == "after_the_mixture" for e in result.get_step_success_events())
-
-
-def believe(folder):
-    """Make the builder take the files as they are for its own."""
-    manifest = read_json(folder / "manifest.json") or {}
-    manifest["sha256"] = sha256_of_file(folder / MIXTURE_FILE)
-    manifest["rows_sha256"] = sha256_of_file(folder / "rows.parquet")
-    write_json(folder / "manifest.json", manifest)
-
-
-def test_a_sound_mixture_passes(project):
-    resource, _ = project
-    checks, went_on = outcome(build(resource))
-    assert checks == {
+    leaked: list[str] = []
+    replace_rows(mixed.storage, leak)
+    result = mixed.mix()
+    checks, passed = checks_of(result)
+    assert metadata_of(result, "mixed_dataset")["unchanged"].value is True
+    assert passed == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,
-        "no_row_in_both_splits": True,
+        "no_row_in_both_splits": False,
     }
-    assert went_on
+    check = checks["no_row_in_both_splits"]
+    assert check.blocking
+    assert check.metadata["leaked_rows"].value == 1
+    assert check.metadata["first"].value == leaked
+    assert "lora_adapter" not in steps_started(result)
+    assert not result.success
 
 
-def test_a_question_on_both_sides_stops_the_run(project):
-    resource, folder = project
-    table = pq.read_table(folder / "rows.parquet")
-    sides = table.column("split").to_pylist()
-    row = sides.index("train")
-    double = table.slice(row, 1).set_column(
-        table.schema.get_field_index("split"), MIXED_SCHEMA.field("split"), pa.array(["eval"])
-    )
-    pq.write_table(pa.concat_tables([table, double]), folder / "rows.parquet")
-    lines = (folder / MIXTURE_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / MIXTURE_FILE).write_text("".join([*lines, lines[row]]), encoding="utf-8")
-    believe(folder)
-    checks, went_on = outcome(build(resource))
-    assert checks["schema_valid"]
-    assert not checks["no_row_in_both_splits"]
-    assert not went_on
+@pytest.mark.parametrize(
+    ("change", "first_wrong"),
+    [
+        pytest.param(lambda lines: lines[2].update(source="slimorca"), [3], id="extra-key"),
+        pytest.param(lambda lines: lines[0].pop("input"), [1], id="key-missing"),
+        pytest.param(lambda lines: lines[1].update(output=5), [2], id="not-text"),
+        pytest.param(lambda lines: lines[4].update(output="other"), [5], id="other-than-the-row"),
+        pytest.param(
+            lambda lines: lines[3].update(input=lines[3].pop("input")), [4], id="other-order"
+        ),
+        pytest.param(lambda lines: lines.pop(), [], id="line-missing"),
+        pytest.param(lambda lines: lines.append(lines[0]), [], id="line-too-many"),
+    ],
+)
+def test_lines_of_another_format_stop_the_run_before_training(mixed, change, first_wrong):
+    lines = lines_of(mixed.storage)
+    change(lines)
+    replace_lines(mixed.storage, lines)
+    result = mixed.mix()
+    checks, passed = checks_of(result)
+    assert passed["schema_valid"] is False
+    assert checks["schema_valid"].metadata["lines"].value == len(lines)
+    assert checks["schema_valid"].metadata["first_wrong"].value == first_wrong
+    assert "lora_adapter" not in steps_started(result)
 
 
-def test_a_line_with_another_key_stops_the_run(project):
-    resource, folder = project
-    lines = (folder / MIXTURE_FILE).read_text(encoding="utf-8").splitlines()
-    lines[3] = json.dumps({**json.loads(lines[3]), "source": "slimorca"})
-    (folder / MIXTURE_FILE).write_text("\n".join(lines) + "\n", encoding="utf-8")
-    believe(folder)
-    checks, went_on = outcome(build(resource))
-    assert not checks["schema_valid"]
-    assert not went_on
+@pytest.mark.parametrize(
+    "separator",
+    [
+        pytest.param("\u2028", id="line-separator"),
+        pytest.param("\u2029", id="paragraph-separator"),
+        pytest.param("\x85", id="next-line"),
+        pytest.param("\r", id="carriage-return"),
+        pytest.param("\x0b", id="vertical-tab"),
+    ],
+)
+def test_line_separators_inside_a_text_do_not_break_a_line(mixed, separator):
+    """JSON leaves them as they are, and only a newline ends a line of JSONL."""
+
+    def put(rows):
+        rows[0]["output"] = f"before{separator}after"
+
+    replace_rows(mixed.storage, put)
+    _, passed = checks_of(mixed.mix())
+    assert passed["schema_valid"] is True
 
 
-@pytest.mark.parametrize("named", [True, False], ids=["shortfall-named", "unexplained"])
-def test_ratios_may_be_off_only_with_a_reason(project, named):
-    resource, folder = project
-    manifest = read_json(folder / "manifest.json") or {}
-    manifest["ratios_got"]["slimorca"] -= 0.05
-    manifest["shortfall"] = {"slimorca": 2} if named else {}
-    write_json(folder / "manifest.json", manifest)
-    checks, went_on = outcome(build(resource))
-    assert checks["ratios_kept_or_shortfall_named"] is named
-    assert went_on is named
+def test_a_line_that_is_no_json_is_a_finding(mixed):
+    path = mixed.storage.mixed_dataset("small") / MIXTURE_FILE
+    lines = path.read_text(encoding="utf-8").split("\n")
+    write_text(path, "\n".join(["{oops", *lines[1:]]))
+    manifest = read_json(path.with_name("manifest.json")) or {}
+    write_json(path.with_name("manifest.json"), {**manifest, "sha256": sha256_of_file(path)})
+    checks, passed = checks_of(mixed.mix())
+    assert passed["schema_valid"] is False
+    assert checks["schema_valid"].metadata["first_wrong"].value == [1]
 
 
-def test_a_source_that_is_not_sampled_fails_with_the_command_that_mends_it(project, tmp_path):
-    resource, folder = project
-    (folder.parent.parent / "source_sample" / "slimorca" / "manifest.json").unlink()
-    failures = build(resource).filter_events(lambda event: event.is_step_failure)
-    failure = failures[0].step_failure_data.user_failure_data
-    assert failure is not None
-    message = failure.description or ""
-    assert "slimorca is not sampled" in message
-    assert "--select source_sample --partition slimorca" in message
+def test_a_damaged_mixture_is_built_again(mixed):
+    path = mixed.storage.mixed_dataset("small") / MIXTURE_FILE
+    intact = path.read_bytes()
+    path.write_bytes(intact[:-100])
+    result = mixed.mix()
+    assert metadata_of(result, "mixed_dataset")["unchanged"].value is False
+    assert path.read_bytes() == intact
+
+
+def test_ratios_that_are_off_without_a_shortfall_stop_the_run(mixed):
+    path = mixed.storage.mixed_dataset("small") / "manifest.json"
+    manifest = read_json(path) or {}
+    got = {**manifest["ratios_got"], "slimorca": 0.6, "pubmedqa": 0.15}
+    write_json(path, {**manifest, "ratios_got": got})
+    result = mixed.mix()
+    _, passed = checks_of(result)
+    assert passed["ratios_kept_or_shortfall_named"] is False
+    assert "lora_adapter" not in steps_started(result)

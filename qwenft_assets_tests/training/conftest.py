@@ -1,5 +1,6 @@
 """One tiny model for all tests of training; models are loaded anew where a test changes them."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,17 @@ import pytest
 
 from qwenft_assets.training.engines.peft import load_base, load_tokenizer
 from qwenft_assets_tests.tiny_model import write_tiny_model
+
+
+@pytest.fixture(scope="package", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """A tiny model gains nothing from threads, and loses minutes where the cores are busy."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

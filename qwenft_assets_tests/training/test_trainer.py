@@ -4,13 +4,12 @@ Eight rows an optimizer step in every layout, so that the batch size is a matter
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.progress import no_progress
 from qwenft_assets.training.engines.peft import add_lora, load_base
 from qwenft_assets.training.loss import row_losses
 from qwenft_assets.training.tokens import TokenRow
@@ -19,6 +18,7 @@ from qwenft_assets_tests.training.tiny_rows import token_rows
 
 TRAIN_ROWS = token_rows(*[5 + (n * 23) % 57 for n in range(24)])
 EVAL_ROWS = token_rows(30, 12, 47, 7, 21, split="eval")
+FEW_IDS = [replace(row, input_ids=[10 + n % 6 for n in row.input_ids]) for row in TRAIN_ROWS]
 LOSS_TOLERANCE = 2e-5
 """Nats per token: fp32 sums in another order."""
 WEIGHT_TOLERANCE = 2e-4
@@ -170,15 +170,15 @@ def test_eval_loss_before_learning_is_that_of_the_base(run, base):
 
 
 def test_the_checkpoint_with_the_lowest_eval_loss_is_kept(run, tmp_path):
-    # Random ids cannot be learnt beyond their frequencies: eval loss falls, then rises again.
-    done = run(epochs=10, peak_learning_rate=0.2, evaluate_every_steps=3)
+    # Train rows of six ids only: the better they are known, the worse the eval rows of all ids.
+    done = run(FEW_IDS, epochs=6, peak_learning_rate=0.05)
     losses = losses_of(done.history.eval)
     best = losses.index(min(losses))
-    assert best < len(losses) - 1
-    assert losses[-1] > losses[best] + 0.001
+    assert len(losses) == 9
+    assert losses[-1] > losses[best] + 0.05
     assert mean_loss(done.model.eval(), EVAL_ROWS, "full") == pytest.approx(min(losses), abs=1e-6)
     best_step = done.history.eval[best][0]
-    kept = sorted(path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*"))
+    kept = {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
     assert f"checkpoint-{best_step}" in kept
     assert len(kept) <= 2
 
@@ -190,17 +190,24 @@ def test_the_last_step_is_always_evaluated_once(run):
     assert [step for step, _ in run(epochs=1, evaluate_every_steps=3).history.eval] == [3]
 
 
-def test_training_learns_what_it_is_given(run, base):
-    learnt = run(epochs=6).model.eval()
-    assert exact_mean(learnt, TRAIN_ROWS, "full") < exact_mean(base, TRAIN_ROWS, "full") - 0.02
+def test_training_learns_what_it_is_given(run):
+    history = run(FEW_IDS, epochs=6, peak_learning_rate=0.05).history
+    assert history.train[-1][1] < history.train[0][1] - 0.5
 
 
-def test_supervise_answer_learns_answers_only(run):
-    done = run(supervise="answer", epochs=6)
-    start, end = run(supervise="answer", epochs=1, peak_learning_rate=1e-12), done
-    before = exact_mean(start.model.eval(), TRAIN_ROWS, "answer")
-    after = exact_mean(end.model.eval(), TRAIN_ROWS, "answer")
-    assert after < before
+def test_supervise_answer_leaves_the_prompt_out_of_the_gradient(run):
+    # The same answers behind other prompts of the same length would give other gradients; prompts
+    # that are never predicted must not: with an answer of one token behind one token, only the
+    # first id is seen and only the second is learnt.
+    rows = [replace(row, input_ids=[5, 6, 7], answer_start=2) for row in TRAIN_ROWS[:8]]
+    moved = run(rows, supervise="answer", epochs=20, peak_learning_rate=0.05).model.eval()
+    still = run(rows, supervise="answer", epochs=1, peak_learning_rate=1e-12).model.eval()
+    prompt = replace(rows[0], input_ids=[5, 6])
+    whole = replace(rows[0], answer_start=2)
+    gain = row_losses(still, [whole], "answer")[0].nll - row_losses(moved, [whole], "answer")[0].nll
+    side = row_losses(still, [prompt], "full")[0].nll - row_losses(moved, [prompt], "full")[0].nll
+    assert gain > 0.5
+    assert side < gain / 4
 
 
 def test_losses_go_to_the_log_and_progress_to_the_reporter(run):
@@ -236,8 +243,3 @@ def test_gradient_checkpointing_changes_nothing(run):
     assert losses_of(plain.history.train) == pytest.approx(
         losses_of(saving.history.train), abs=LOSS_TOLERANCE
     )
-
-
-def test_silent_progress_is_accepted(run):
-    no_progress(1, 2)
-    assert mean_loss(run(epochs=1).model.eval(), EVAL_ROWS[:1], "full") > 0
