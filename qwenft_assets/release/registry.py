@@ -98,5 +98,5 @@ def last_decision(storage: Storage, recipe: RecipeName) -> dict[str, Any] | None
     path = storage.release(recipe) / "history.jsonl"
     if not path.exists():
         return None
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return json.loads(lines[-1]) if lines else None
+    lines = path.read_text(encoding="utf-8").strip().split("\n")
+    return json.loads(lines[-1]) if lines[-1] else None

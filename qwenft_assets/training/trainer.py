@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
+from qwenft_assets.errors import TrainingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.loss import batches_by_length, row_losses
 from qwenft_assets.training.tokens import TokenRow
@@ -94,7 +95,12 @@ def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
         for batch in batches_by_length(rows, EVAL_BATCH_TOKENS)
         for loss in row_losses(model, [rows[n] for n in batch], supervise)
     ]
-    return sum(loss.nll for loss in losses) / sum(loss.tokens for loss in losses)
+    tokens = sum(loss.tokens for loss in losses)
+    if tokens == 0:
+        raise TrainingError(
+            "no held-out row keeps a token that carries loss. Raise training.max_length_tokens."
+        )
+    return sum(loss.nll for loss in losses) / tokens
 
 
 def _dataset(rows: Sequence[TokenRow], settings: TrainingConfig) -> "Dataset":

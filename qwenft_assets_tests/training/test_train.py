@@ -1,6 +1,7 @@
 """The stage on a real small mixture: what the adapter's folder holds, and what changes its version."""
 
 import json
+import shutil
 
 import pytest
 
@@ -14,6 +15,7 @@ from qwenft_assets.text.chatml import render_prompt, render_training_text
 from qwenft_assets.training.job import latest_version, plan_training, training_record
 from qwenft_assets.training.tokens import TokenRow
 from qwenft_assets.training.train import choose_eval_rows, train
+from qwenft_assets_tests.tiny_model import write_tiny_model
 
 SETTINGS = {
     "device": "cpu",
@@ -120,12 +122,36 @@ def test_the_version_follows_what_would_be_learnt(trained, settings, same):
     assert (other.version == job.version) is same
 
 
+def test_the_version_follows_the_mixture(trained, tmp_path):
+    config, storage, job, _, _ = trained
+    moved = Storage(shutil.copytree(storage.root, tmp_path / "moved"))
+    assert plan_training(config, "small", moved, "cpu").version == job.version
+    manifest = moved.mixed_dataset("small") / "manifest.json"
+    text = manifest.read_text(encoding="utf-8")
+    manifest.write_text(text.replace(job.mixture_version, "0" * 16), encoding="utf-8")
+    other = plan_training(config, "small", moved, "cpu")
+    assert other.mixture_version == "0" * 16
+    assert other.version != job.version
+
+
+def test_the_version_follows_the_base_weights(trained, tiny_model, tmp_path):
+    config, storage, _, _, _ = trained
+    copy = shutil.copytree(tiny_model, tmp_path / "copy")
+    at_copy = changed(config, base_model=str(copy))
+    before = plan_training(at_copy, "small", storage, "cpu")
+    write_tiny_model(copy, seed=1)
+    after = plan_training(at_copy, "small", storage, "cpu")
+    assert after.base.name == before.base.name
+    assert after.version != before.version
+
+
 def test_training_that_diverges_leaves_the_last_good_adapter(trained):
     config, storage, job, _, _ = trained
     absurd = plan_training(changed(config, peak_learning_rate=1e30), "small", storage, "cpu")
     with pytest.raises(TrainingError, match="training diverged, nothing was saved"):
         train(absurd, no_progress, list[str]().append)
     assert not storage.adapter("small", absurd.version).exists()
+    assert not list(storage.adapters("small").glob("*.part"))
     assert latest_version(storage, "small") == job.version
 
 
