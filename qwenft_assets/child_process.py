@@ -18,6 +18,8 @@ from pydantic import BaseModel
 from qwenft_assets.errors import QwenftError
 
 EXIT_INTERRUPTED = 143
+PARENT_VARIABLE = "QWENFT_PARENT_PID"
+"""Names the process that started this one; in a container that may be process 1."""
 _PR_SET_PDEATHSIG = 1
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -56,5 +58,6 @@ def _die_with_parent() -> None:
     """Ask Linux to end this process when its parent dies, even by kill -9."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:  # the parent died before the request stood
+        parent = os.environ.get(PARENT_VARIABLE)
+        if parent and os.getppid() != int(parent):  # it died before the request stood
             sys.exit(EXIT_INTERRUPTED)

@@ -11,6 +11,7 @@ from typing import Any, get_args
 import dagster as dg
 from pydantic import BaseModel, Field
 
+from qwenft_assets.child_process import PARENT_VARIABLE
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName, SourceName, TrainingConfig
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
@@ -68,6 +69,7 @@ class WorkerResource(dg.ConfigurableResource):
             extras={"job": job.model_dump(mode="json")},
             env={
                 "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+                PARENT_VARIABLE: str(os.getpid()),
                 "TOKENIZERS_PARALLELISM": "false",
                 "HF_HUB_DISABLE_TELEMETRY": "1",
                 "TQDM_DISABLE": "1",  # one bar a worker, its own

@@ -14,6 +14,7 @@ import pyarrow as pa
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.mixture.build import MixedRow
+from qwenft_assets.mixture.split import TRAIN
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage import Storage, read_parquet, sha256_of_file, write_parquet
@@ -74,7 +75,7 @@ def tokenize_mixture(
     """All rows of a mixture as tokens, in its order; from the cache where it has them.
 
     Raises:
-        TrainingError: No row keeps a token that carries loss.
+        TrainingError: No train row keeps a token that carries loss.
     """
     key = short_hash(
         mixture_version,
@@ -90,9 +91,9 @@ def tokenize_mixture(
         columns = {name: [getattr(row, name) for row in rows] for name in TOKEN_SCHEMA.names}
         write_parquet(path, pa.table(columns, schema=TOKEN_SCHEMA))
     rows = [TokenRow(**values) for values in read_parquet(path).to_pylist()]
-    if not any(row.supervised_tokens(settings.supervise) for row in rows):
+    if not any(row.split == TRAIN and row.supervised_tokens(settings.supervise) for row in rows):
         raise TrainingError(
-            f"no row keeps a token to learn from within max_length_tokens "
+            f"no train row keeps a token to learn from within max_length_tokens "
             f"{settings.max_length_tokens}. Raise training.max_length_tokens."
         )
     return rows

@@ -79,7 +79,11 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     train_started = time.monotonic()
-    trainer.train()
+    try:
+        trainer.train()
+    finally:
+        # The best checkpoint is in memory by now; after a failure none of them is of use.
+        shutil.rmtree(checkpoints, ignore_errors=True)
     train_seconds = time.monotonic() - train_started - history.eval_seconds
     _require_finite(history)
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
@@ -114,7 +118,6 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
         "versions": {name: installed_version(name) for name in LIBRARIES},
     }
     _publish(trainer.model, tokenizer, record, history, storage, job)
-    shutil.rmtree(checkpoints, ignore_errors=True)
     return record
 
 

@@ -10,6 +10,7 @@ import dagster as dg
 import pytest
 from pydantic import BaseModel
 
+from qwenft_assets.child_process import EXIT_INTERRUPTED, PARENT_VARIABLE
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.resources import WorkerResource
@@ -97,6 +98,27 @@ def test_a_killed_parent_takes_its_worker_along(on_path):
     while is_running(worker) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not is_running(worker)
+
+
+@pytest.mark.parametrize(
+    ("parent", "code"),
+    [
+        pytest.param(os.getpid, 0, id="parent-alive"),
+        # Process 1 may be the parent, in a container: only another one than expected counts.
+        pytest.param(os.getppid, EXIT_INTERRUPTED, id="parent-died-before-the-child-began"),
+    ],
+)
+def test_a_worker_whose_parent_is_gone_already_ends_at_once(parent, code):
+    answer = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "from qwenft_assets import child_process as c; c._die_with_parent()",
+        ],
+        env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), PARENT_VARIABLE: str(parent())},
+        check=False,
+    )
+    assert answer.returncode == code
 
 
 def is_running(pid):

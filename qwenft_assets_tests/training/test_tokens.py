@@ -143,6 +143,11 @@ def test_nothing_left_to_learn_from_is_an_error(tokenizer, tiny_model, storage):
         )
 
 
+def test_eval_rows_are_nothing_to_learn_from(tokenizer, tiny_model, storage):
+    with pytest.raises(TrainingError, match="no train row keeps a token"):
+        cached(MIXED[1:2], "v1", tokenizer, tiny_model, storage)
+
+
 def test_one_row_with_an_answer_is_enough(tokenizer, tiny_model, storage):
     long = mixed_row("word " * 300, "lost")
     changes = {"max_length_tokens": 200, "supervise": "answer"}

@@ -95,6 +95,7 @@ def test_the_adapter_loads_with_plain_peft_and_asks_as_it_was_trained(trained, t
     model = peft.PeftModel.from_pretrained(base, folder)
     assert isinstance(model.peft_config["default"], peft.LoraConfig)
     assert model.peft_config["default"].r == 16
+    assert model.peft_config["default"].base_model_name_or_path == job.base.name
     tokenizer = AutoTokenizer.from_pretrained(folder)
     asked = [{"role": "user", "content": "What is a PLL?"}]
     assert tokenizer.apply_chat_template(
@@ -150,8 +151,8 @@ def test_training_that_diverges_leaves_the_last_good_adapter(trained):
     absurd = plan_training(changed(config, peak_learning_rate=1e30), "small", storage, "cpu")
     with pytest.raises(TrainingError, match="training diverged, nothing was saved"):
         train(absurd, no_progress, list[str]().append)
-    assert not storage.adapter("small", absurd.version).exists()
-    assert not list(storage.adapters("small").glob("*.part"))
+    left = sorted(path.name for path in storage.adapters("small").iterdir())
+    assert left == sorted([job.version, "latest.json"])
     assert latest_version(storage, "small") == job.version
 
 

@@ -128,6 +128,12 @@ def test_another_seed_is_another_run(run):
     assert run().history.train != run(seed=1).history.train
 
 
+def test_the_seed_orders_the_rows(run):
+    # Nothing is learnt, so that only the order decides what loss a step shows.
+    first, second = (run(seed=n, epochs=1, peak_learning_rate=1e-12).history.train for n in (1, 2))
+    assert losses_of(first) != pytest.approx(losses_of(second), abs=1e-4)
+
+
 @pytest.mark.parametrize("supervise", ["full", "answer"])
 @pytest.mark.parametrize("layout", [(8, 1), (2, 4)], ids=["one-pass", "four-passes"])
 def test_the_first_loss_is_that_of_the_base_over_all_tokens_of_the_step(

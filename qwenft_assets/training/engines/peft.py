@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.config import LoraConfig
-from qwenft_assets.errors import AdapterError, DeviceError
+from qwenft_assets.errors import AdapterError, BaseModelError, ConfigError, DeviceError
 from qwenft_assets.text.chatml import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START
 
 
@@ -16,10 +16,19 @@ def load_tokenizer(folder: Path) -> Any:
 
     Raises:
         AdapterError: The vocabulary has no ChatML tokens.
+        BaseModelError: There is no tokenizer.json, or it cannot be read.
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not (folder / "tokenizer.json").is_file():
+        raise BaseModelError(
+            f"{folder}: has no tokenizer.json. Save it there with "
+            "AutoTokenizer.from_pretrained(...).save_pretrained(...)."
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise _unreadable(folder, error) from error
     vocabulary = tokenizer.get_vocab()
     missing = [t for t in (TURN_START, TURN_END, END_OF_TEXT) if t not in vocabulary]
     if missing:
@@ -44,8 +53,10 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
 
     Raises:
         DeviceError: `nf4` without bitsandbytes or without a GPU.
+        BaseModelError: A file is damaged or missing, or the weights are not all there.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     options: dict[str, Any] = {"attn_implementation": "sdpa", "use_safetensors": True}
@@ -54,15 +65,38 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
         options["quantization_config"] = _nf4()
     if device == "cuda":
         options["device_map"] = {"": 0}
-    model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    try:
+        pair: Any = AutoModelForCausalLM.from_pretrained(
+            folder, output_loading_info=True, **options
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+    model, loaded = pair
+    missing = sorted(loaded["missing_keys"])
+    if missing:  # transformers fills them with random numbers
+        raise BaseModelError(
+            f"{folder}: {len(missing)} of the model's weights are missing, the first is "
+            f"{missing[0]}. Fetch or copy the model again."
+        )
     model.config.use_cache = False
     return model
 
 
 def add_lora(model: Any, settings: LoraConfig) -> Any:
-    """A PeftModel with fresh adapters in fp32: B is zero, so that it begins as the base."""
+    """A PeftModel with fresh adapters in fp32: B is zero, so that it begins as the base.
+
+    Raises:
+        ConfigError: The base model has no module of a name in `target_modules`.
+    """
     import peft
 
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in settings.target_modules:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ConfigError(
+                f"training.lora.target_modules: the base model has no {target!r}. Correct or "
+                "remove it."
+            )
     lora = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -80,16 +114,30 @@ def load_adapter(model: Any, folder: Path) -> Any:
     Raises:
         AdapterError: The folder holds no adapter that fits this model.
     """
+    import warnings
+
     import peft
+    from safetensors import SafetensorError
 
     try:
-        return peft.PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
-    except (OSError, ValueError, RuntimeError) as error:
-        problem = str(error).splitlines()[0]
+        with warnings.catch_warnings():
+            # Weights that are not in the file stay as they began: an adapter that does nothing.
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return peft.PeftModel.from_pretrained(model, folder, is_trainable=False).eval()
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError, UserWarning) as error:
+        problem = str(error).splitlines()[0][:200]  # peft lists every missing weight
         raise AdapterError(
             f"{folder}: does not load on this base model ({problem}). Train it anew with "
             "`qwenft run`."
         ) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> BaseModelError:
+    problem = str(error).splitlines()[0].rstrip(".")
+    return BaseModelError(
+        f"{folder}: the base model cannot be read ({problem}). Fetch or copy it again, or correct "
+        "training.base_model."
+    )
 
 
 def _nf4() -> Any:
