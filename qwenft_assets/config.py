@@ -55,16 +55,30 @@ class PubMedQaSource(HubSource):
 
 
 class KeywordRules(Section):
-    """What makes a Stack Exchange question belong to a domain."""
+    """What makes a Stack Exchange question belong to a domain; one keyword of any kind is enough."""
 
-    words: tuple[str, ...] = Field(default=(), description="Whole words or phrases, any case.")
+    words: tuple[str, ...] = Field(
+        default=(), description="Whole words or phrases, any case; a blank is any whitespace."
+    )
     acronyms: tuple[str, ...] = Field(default=(), description="Whole words in exactly this case.")
+    patterns: dict[str, str] = Field(
+        default_factory=dict[str, str],
+        description="RE2 patterns for terms with symbols, by the name to report; exact case unless "
+        "they begin with (?i).",
+    )
+    with_context: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict[str, tuple[str, ...]],
+        description="Ambiguous words, any case: each counts only where one of its context words "
+        "stands in the text too.",
+    )
 
 
 class StackExchangeSource(HubSource):
     """One domain of Stack Exchange: first its sites, then its keywords."""
 
-    sites: tuple[str, ...] = Field(min_length=1, description="Site folders; `.meta` ones never.")
+    sites: tuple[str, ...] = Field(
+        default=(), description="Site folders; `.meta` ones never. Empty: those of the domain."
+    )
     keywords: KeywordRules | None = Field(
         default=None, description="null: the list shipped for the domain."
     )
@@ -79,6 +93,10 @@ class LocalReportsSource(Section):
     )
     license: str = Field(default="private", description="Licence recorded with each of these rows.")
     author: str = Field(default="", description="Author recorded with each of these rows.")
+    personal_data: Literal["report", "fail", "ignore"] = Field(
+        default="report",
+        description="What to do about e-mail addresses, phone numbers, keys and tokens in the rows.",
+    )
 
 
 class SourcesConfig(Section):
@@ -91,33 +109,9 @@ class SourcesConfig(Section):
     local_reports: LocalReportsSource = LocalReportsSource()
     slimorca: HubSource = HubSource()
     pubmedqa: PubMedQaSource = PubMedQaSource()
-    stackexchange_ai: StackExchangeSource = StackExchangeSource(
-        sites=(
-            "ai.stackexchange.com",
-            "datascience.stackexchange.com",
-            "stats.stackexchange.com",
-            "cs.stackexchange.com",
-            "robotics.stackexchange.com",
-        )
-    )
-    stackexchange_ic: StackExchangeSource = StackExchangeSource(
-        sites=(
-            "electronics.stackexchange.com",
-            "dsp.stackexchange.com",
-            "arduino.stackexchange.com",
-            "raspberrypi.stackexchange.com",
-        )
-    )
-    stackexchange_biomed: StackExchangeSource = StackExchangeSource(
-        sites=(
-            "biology.stackexchange.com",
-            "bioinformatics.stackexchange.com",
-            "medicalsciences.stackexchange.com",
-            "health.stackexchange.com",
-            "chemistry.stackexchange.com",
-            "psychology.stackexchange.com",
-        )
-    )
+    stackexchange_ai: StackExchangeSource = StackExchangeSource()
+    stackexchange_ic: StackExchangeSource = StackExchangeSource()
+    stackexchange_biomed: StackExchangeSource = StackExchangeSource()
 
 
 # Mixture

@@ -19,6 +19,7 @@ from qwenft_assets.config import (
 )
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import ConfigError
+from qwenft_assets.sources.stackexchange import SITES
 
 
 @pytest.fixture(autouse=True)
@@ -114,9 +115,8 @@ def test_decoding_defaults_are_those_of_the_original():
 def test_source_defaults_hold_out_the_official_test_set_and_read_no_meta_site():
     sources = SourcesConfig()
     assert sources.pubmedqa.holdout_official_test is True
-    domains = (sources.stackexchange_ai, sources.stackexchange_ic, sources.stackexchange_biomed)
-    assert [len(domain.sites) for domain in domains] == [5, 4, 6]
-    sites = [site for domain in domains for site in domain.sites]
+    assert [len(sites) for sites in SITES.values()] == [5, 4, 6]
+    sites = [site for listed in SITES.values() for site in listed]
     assert len(set(sites)) == 15
     assert all(site.endswith(".stackexchange.com") and ".meta." not in site for site in sites)
     assert SOURCE_NAMES == (
@@ -167,7 +167,7 @@ def test_source_defaults_hold_out_the_official_test_set_and_read_no_meta_site():
             "`mixture.recipes.medium",
             id="unknown-recipe",
         ),
-        pytest.param("sources: {stackexchange_ai: {sites: []}}", "sites`", id="no-site"),
+        pytest.param("sources: {stackexchange_ai: {sites: 3}}", "sites`", id="sites-no-list"),
     ],
 )
 def test_wrong_setting_names_the_file_and_the_key(tmp_path, text, key):

@@ -17,6 +17,7 @@ from qwenft_assets.rows import ROW_COLUMNS
 OWNERS = ["team:qwenft"]
 SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 160
+SHOWN_AROUND = 60
 SHOWN_COLUMNS = ("source", "instruction", "input", "output", "license")
 COLUMN_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ROW_COLUMNS])
 
@@ -52,6 +53,14 @@ def first_rows(parquet: Path) -> dg.TableMetadataValue:
     batch = next(pq.ParquetFile(parquet).iter_batches(SHOWN_ROWS, columns=list(SHOWN_COLUMNS)))
     records = [{name: _shortened(row[name]) for name in SHOWN_COLUMNS} for row in batch.to_pylist()]
     return record_table(records, [(name, "string") for name in SHOWN_COLUMNS])
+
+
+def in_context(text: str, keyword: str) -> str:
+    """The keyword with what stands around it, on one line."""
+    line = " ".join(text.split())
+    start = max(line.casefold().find(keyword.casefold()), 0)
+    cut = line[max(start - SHOWN_AROUND, 0) : start + len(keyword) + SHOWN_AROUND]
+    return f"…{cut}…"
 
 
 def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:

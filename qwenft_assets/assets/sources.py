@@ -1,8 +1,11 @@
 """Stage 1: a deterministic sample of each source, as instruction rows with their origin."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import dagster as dg
+import pyarrow.parquet as pq
+from pydantic import Field
 
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
@@ -11,12 +14,26 @@ from qwenft_assets.assets.reporting import (
     dropped_in_words,
     dropped_of,
     first_rows,
+    in_context,
     one_line_failures,
+    record_table,
 )
 from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
+
+SHOWN_HITS = 10
+
+
+class SampleOpConfig(dg.Config):
+    """What one run may ask for beyond the config file."""
+
+    max_rows: int | None = Field(
+        default=None,
+        description="Rows wanted of each source sampled in this run, above the config's max_rows. "
+        "A sample never shrinks while revision, seed and rules stay.",
+    )
 
 
 @dg.asset(
@@ -31,17 +48,20 @@ from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_sour
     code_version=CODE_VERSION,
 )
 def source_sample(
-    context: dg.AssetExecutionContext, project: ProjectResource
+    context: dg.AssetExecutionContext, config: SampleOpConfig, project: ProjectResource
 ) -> Iterator[dg.AssetMaterialization]:
     """Instruction rows of one source, each with its origin, licence and the rule that let it in."""
     with one_line_failures():
-        config = project.config()
-        storage = project.storage(config)
+        settings = project.config()
+        storage = project.storage(settings)
         for source in sources_of_partitions(context):
             with progress_bar(f"sampling {source}") as report_progress:
-                report = sample_source(config, source, storage, report_progress)
+                report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest
             context.log.info(_summary(report))
+            if manifest["findings"]:
+                found = ", ".join(manifest["findings"])
+                context.log.warning("source_sample %s: personal data: %s", source, found)
             folder = storage.source_sample(source)
             yield dg.AssetMaterialization(
                 asset_key=context.asset_key,
@@ -53,8 +73,15 @@ def source_sample(
                     "dagster/uri": str(folder / "rows.parquet"),
                     "unchanged": report.reused,
                     "scanned": manifest["scanned"],
+                    "read_mib": manifest["read_mib"],
+                    **_speed(report),
+                    "exhausted": manifest["exhausted"],
                     "dropped": count_table(dropped_of(manifest), "reason"),
                     "admitted_by": count_table(manifest["admitted_by"], "rule"),
+                    "keyword_hits": count_table(manifest["keyword_hits"], "keyword"),
+                    "also_in": count_table(manifest["also_in"], "source"),
+                    "findings": count_table(manifest["findings"], "kind"),
+                    "sampled_hits": _sampled_hits(folder),
                     "licenses": count_table(manifest["licenses"], "license"),
                     "first_rows": first_rows(folder / "rows.parquet"),
                     "revision": manifest["revision"],
@@ -68,3 +95,22 @@ def _summary(report: SampleReport) -> str:
     manifest = report.manifest
     state = "unchanged, nothing read" if report.reused else f"dropped {dropped_in_words(manifest)}"
     return f"source_sample {manifest['source']}: {manifest['rows']} rows ({state})"
+
+
+def _speed(report: SampleReport) -> dict[str, float]:
+    """Figures of this run, which the manifest leaves out: they differ from run to run."""
+    if report.reused:
+        return {}
+    rows_per_second = round(report.manifest["scanned"] / max(report.seconds, 1e-3))
+    return {"seconds": round(report.seconds, 2), "rows_per_second": rows_per_second}
+
+
+def _sampled_hits(folder: Path) -> dg.TableMetadataValue:
+    """Where the first rows hold the keyword that let them in; empty for sources without keywords."""
+    batch = next(pq.ParquetFile(folder / "rows.parquet").iter_batches(SHOWN_HITS))
+    rows = [row for row in batch.to_pylist() if row["admitted_by"] != "all"]
+    hits = [
+        {"keyword": row["admitted_by"], "in": in_context(row["instruction"], row["admitted_by"])}
+        for row in rows
+    ]
+    return record_table(hits, [("keyword", "string"), ("in", "string")])

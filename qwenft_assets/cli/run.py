@@ -4,7 +4,9 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from qwenft_assets.cli.options import (
     ConfigOption,
@@ -16,7 +18,7 @@ from qwenft_assets.cli.options import (
     use_dagster_home,
 )
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
-from qwenft_assets.errors import error_by_name
+from qwenft_assets.errors import ConfigError, error_by_name
 
 
 def demo(as_json: JsonOption = False) -> None:
@@ -45,6 +47,31 @@ def run(
     settings = load(config)
     name = recipe_named(settings, recipe)
     rebuild(settings, name, sources_of(settings, name), as_json=as_json)
+
+
+def sample(
+    source: Annotated[str, typer.Argument(help="A source, such as `stackexchange_ai`.")],
+    rows: Annotated[
+        int | None, typer.Option("--rows", min=1, help="Rows wanted, above the config's max_rows.")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Sample one source, or extend its sample; goes on where the last scan stopped.
+
+    Example: `qwenft sample stackexchange_ai --rows 50000 --config configs/qwen2.5-7b.yaml`
+    """
+    settings = load(config)
+    name = next((known for known in SOURCE_NAMES if known == source), None)
+    if name is None:
+        raise ConfigError(f"{source}: no such source. There is: {', '.join(SOURCE_NAMES)}.")
+    storage_of(settings).ensure_writable()
+    use_dagster_home()
+
+    import dagster as dg
+
+    ops = {"source_sample": {"config": {"max_rows": rows}}} if rows else {}
+    with dg.DagsterInstance.get() as instance:
+        _execute(instance, "sources_job", ops=ops, partition_key=name)
 
 
 def sources_of(config: Config, recipe: RecipeName) -> list[SourceName]:
@@ -101,14 +128,16 @@ def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, Sour
         yield stretch[0], stretch[-1]
 
 
-def _execute(instance: Any, job_name: str, **options: Any) -> list[str]:
+def _execute(
+    instance: Any, job_name: str, ops: dict[str, Any] | None = None, **options: Any
+) -> list[str]:
     """Run a job in this process; returns the assets that were found unchanged."""
     from qwenft_assets.definitions import defs
 
     result = defs.resolve_job_def(job_name).execute_in_process(
         instance=instance,
         raise_on_error=False,
-        run_config={"loggers": {"terminal": {}}},
+        run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
         **options,
     )
     for event in result.all_events:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from qwenft_assets.config import Config, MixtureConfig, Recipe, RecipeName
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.deduplication import drop_duplicates
-from qwenft_assets.mixture.quotas import Quota, allocate
+from qwenft_assets.mixture.quotas import Quota, allocate, asked_rows
 from qwenft_assets.mixture.split import EVAL, TRAIN, split_by_question
 from qwenft_assets.rows import (
     MIXED_SCHEMA,
@@ -39,6 +39,8 @@ from qwenft_assets.storage import (
 CODE_VERSION = "1"
 """Raise when the same samples and settings would give another mixture."""
 RATIO_TOLERANCE = 0.02
+EXTENSION_MARGIN = 1.1
+"""Rows to sample for each row asked: some will be duplicates."""
 
 
 class MixedRow(NamedTuple):
@@ -85,6 +87,7 @@ def build_mixture(config: Config, recipe_name: RecipeName, storage: Storage) -> 
             return MixtureReport(manifest, reused=True)
         pools, duplicates = _distinct_rows(storage, sources, config.mixture.seed)
         available = {source: len(pools[source]) for source in sources}
+        _require_extended(recipe, config, available, samples)
         quotas = allocate(recipe, config.mixture, available)
         mixed = mix(pools, quotas, config.mixture)
         _write_rows(storage, recipe_name, mixed)
@@ -190,6 +193,24 @@ def _sample_manifest(storage: Storage, source: str, recipe: str) -> dict[str, An
             f"source_sample --partition {source}`."
         )
     return manifest
+
+
+def _require_extended(
+    recipe: Recipe,
+    config: Config,
+    available: Mapping[str, int],
+    samples: Mapping[str, dict[str, Any]],
+) -> None:
+    """Refuse a shortfall that only stands because the sample was cut short of what upstream has."""
+    asked = asked_rows(recipe, config.mixture)
+    for source, rows in asked.items():
+        if available[source] < rows and not samples[source].get("exhausted", True):
+            wanted = round(rows * EXTENSION_MARGIN)
+            raise MixtureError(
+                f"{source}: {rows} rows asked, its sample holds {available[source]} and upstream has "
+                f"more. Extend it with `qwenft sample {source} --rows {wanted}`, or raise "
+                f"sources.{source}.max_rows."
+            )
 
 
 def _distinct_rows(

@@ -36,9 +36,7 @@ def allocate(
     """
     members = {key: config.groups.get(key, (key,)) for key in recipe.ratios}
     asked_of_key = apportion(recipe.rows, recipe.ratios)
-    asked: dict[str, int] = {}
-    for key, sources in members.items():
-        asked |= apportion(asked_of_key[key], dict.fromkeys(sources, 1.0))
+    asked = asked_rows(recipe, config)
     reach = {key: sum(available[name] for name in names) for key, names in members.items()}
     short = {
         key: asked_of_key[key] - reach[key] for key in members if reach[key] < asked_of_key[key]
@@ -64,6 +62,14 @@ def allocate(
         for name in sources:
             quotas[name] = Quota(asked[name], available[name], unique[name], repeats.get(name, 0))
     return quotas
+
+
+def asked_rows(recipe: Recipe, config: MixtureConfig) -> dict[str, int]:
+    """Rows that the ratios ask of each source; a group's are shared equally."""
+    asked: dict[str, int] = {}
+    for key, rows in apportion(recipe.rows, recipe.ratios).items():
+        asked |= apportion(rows, dict.fromkeys(config.groups.get(key, (key,)), 1.0))
+    return asked
 
 
 def apportion(total: int, weights: Mapping[str, float]) -> dict[str, int]:

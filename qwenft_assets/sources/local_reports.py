@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from qwenft_assets.config import PROJECT_ROOT, Config, LocalReportsSource
 from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import InstructionRow, make_row, short_hash
-from qwenft_assets.sources.scan import Scan, Tally
+from qwenft_assets.sources.scan import Counts, Scan, Tally
+from qwenft_assets.text.personal_data import find_personal_data
 
 EXAMPLE = '{"instruction": "...", "input": "", "output": "..."}'
 
@@ -61,12 +62,20 @@ def scan_local_reports(config: Config) -> Scan:
     reports = parse_reports(content, path)
     revision = hashlib.sha256(content).hexdigest()
 
-    def read(tally: Tally) -> Iterator[InstructionRow]:
-        for report in reports:
+    def read(shard: str, tally: Tally) -> Iterator[InstructionRow]:  # noqa: ARG001  (the one file)
+        tally.bytes_read += len(content)
+        for number, report in enumerate(reports, 1):
             tally.scanned += 1
+            if settings.personal_data != "ignore":
+                tally.findings.update(_personal_data(report, number))
             yield to_row(report, settings, revision)
+        if settings.personal_data == "fail" and tally.findings:
+            raise SourceError(
+                f"{path}: personal data: {', '.join(tally.findings)}. Remove it, or set "
+                "sources.local_reports.personal_data to report or ignore."
+            )
 
-    return Scan(revision, read)
+    return Scan(revision, (path.name,), read)
 
 
 def parse_reports(content: bytes, path: Path) -> list[Report]:
@@ -94,6 +103,12 @@ def parse_reports(content: bytes, path: Path) -> list[Report]:
     if not items:
         raise SourceError(f"{path}: has no rows. Add some like {EXAMPLE}.")
     return [_check(item, f"{path}: {place}") for place, item in items]
+
+
+def _personal_data(report: Report, number: int) -> Counts:
+    text = "\n".join((report.instruction, report.input, report.output, report.system or ""))
+    found = find_personal_data(text)
+    return Counts({f"{kind} in row {number}": count for kind, count in found.items()})
 
 
 def to_row(report: Report, settings: LocalReportsSource, revision: str) -> InstructionRow:

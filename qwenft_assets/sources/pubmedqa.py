@@ -5,18 +5,24 @@ from functools import cache
 from importlib.resources import files as package_files
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from qwenft_assets.config import Config
-from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import InstructionRow, make_row
 from qwenft_assets.sources.origin import open_repository
+from qwenft_assets.sources.parquet import open_parquet
 from qwenft_assets.sources.scan import Scan, Tally
 
 REPO_ID = "qiaojin/PubMedQA"
 FOLDER = "pqa_labeled"
 LICENSE = "MIT"
-COLUMNS = ("pubid", "question", "context", "long_answer", "final_decision")
+SHAPE = {
+    "pubid": pa.int64(),
+    "question": pa.string(),
+    "context": pa.struct([("contexts", pa.list_(pa.string())), ("labels", pa.list_(pa.string()))]),
+    "long_answer": pa.string(),
+    "final_decision": pa.string(),
+}
 
 
 @cache
@@ -34,26 +40,19 @@ def scan_pubmedqa(config: Config) -> Scan:
     revision = repository.revision_of(files)
     held_out = official_test_ids() if settings.holdout_official_test else frozenset[int]()
 
-    def read(tally: Tally) -> Iterator[InstructionRow]:
-        for path in files:
-            with repository.open(path) as file:
-                parquet = pq.ParquetFile(file)
-                missing = sorted(set(COLUMNS) - set(parquet.schema_arrow.names))
-                if missing:
-                    raise SourceError(
-                        f"{repository.root}/{path}: column {missing[0]!r} is missing. Pin "
-                        "sources.pubmedqa.revision to a revision that has it."
-                    )
-                for batch in parquet.iter_batches(columns=list(COLUMNS)):
-                    for upstream in batch.to_pylist():
-                        tally.scanned += 1
-                        row = to_row(upstream, revision, held_out)
-                        if isinstance(row, str):
-                            tally.dropped[row] += 1
-                        else:
-                            yield row
+    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
+        with open_parquet(repository, path, SHAPE) as parquet:
+            for batch in parquet.iter_batches(columns=list(SHAPE)):
+                tally.bytes_read += batch.nbytes
+                for upstream in batch.to_pylist():
+                    tally.scanned += 1
+                    row = to_row(upstream, revision, held_out)
+                    if isinstance(row, str):
+                        tally.dropped[row] += 1
+                    else:
+                        yield row
 
-    return Scan(revision, read)
+    return Scan(revision, tuple(files), read)
 
 
 def to_row(

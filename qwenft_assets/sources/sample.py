@@ -1,29 +1,26 @@
 """The stage: one source's deterministic sample, written with its manifest.
 
-Which rows a sample holds depends on the revision, the seed and the rules alone. Rows are ordered by a
-seeded hash of their id, so a sample of 1,000 begins with the rows of the sample of 100, and a row
-more upstream moves no other.
+Which rows a sample holds depends on the revision, the seed and the rules alone: shards are taken in
+a seeded order, and rows of a shard in a seeded order of their ids. So a sample of 1,000 rows begins
+with those of the sample of 100, and a larger one goes on where the smaller stopped. Each shard's
+rows are kept in a file of their own, so that a scan that was killed goes on with the next shard.
 """
 
-import heapq
+import shutil
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import (
-    InstructionRow,
-    rows_to_table,
-    rows_version,
-    seeded_order,
-    short_hash,
-)
+from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
 from qwenft_assets.sources.local_reports import scan_local_reports
 from qwenft_assets.sources.pubmedqa import scan_pubmedqa
 from qwenft_assets.sources.scan import Scan, Tally
+from qwenft_assets.sources.shards import ShardStore
 from qwenft_assets.sources.slimorca import scan_slimorca
 from qwenft_assets.sources.stackexchange import (
     scan_stackexchange_ai,
@@ -47,9 +44,9 @@ SCANS: dict[SourceName, Callable[[Config], Scan]] = {
     "stackexchange_ic": scan_stackexchange_ic,
     "stackexchange_biomed": scan_stackexchange_biomed,
 }
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise when the same upstream rows would become other rows."""
-PROGRESS_EVERY_ROWS = 1_000
+MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -59,6 +56,7 @@ class SampleReport:
     manifest: dict[str, Any]
     reused: bool
     """Nothing had changed, nothing was read or written."""
+    seconds: float = 0.0
 
 
 def sample_source(
@@ -66,27 +64,38 @@ def sample_source(
     source: SourceName,
     storage: Storage,
     report_progress: ReportProgress = no_progress,
+    max_rows: int | None = None,
 ) -> SampleReport:
     """Sample one source into `source_sample/<source>/`, unless it is there unchanged.
+
+    Args:
+        config: Where the source is and what of it is wanted.
+        source: Its name.
+        storage: Where the sample goes.
+        report_progress: Called after each shard.
+        max_rows: Rows wanted, above the config's `max_rows`. A sample does not shrink while the
+            revision, seed and rules stay: what was once asked for is kept.
 
     Raises:
         SourceError: The source is missing, broken, of another schema, or gives no row.
         StorageError: The sample cannot be written.
     """
+    started = time.monotonic()
     scan = SCANS[source](config)
     settings = getattr(config.sources, source)
-    inputs = short_hash(CODE_VERSION, scan.revision, settings.model_dump_json())
+    identity = short_hash(
+        CODE_VERSION, scan.revision, scan.rules, settings.model_dump_json(exclude={"max_rows"})
+    )
     folder = storage.source_sample(source)
     with storage.lock(f"source_sample-{source}"):
         manifest = read_json(folder / "manifest.json")
-        if (
-            manifest
-            and manifest.get("inputs") == inputs
-            and is_intact(folder / "rows.parquet", manifest.get("sha256"))
-        ):
-            return SampleReport(manifest, reused=True)
-        tally = Tally()
-        rows = choose_rows(_counted(scan, tally, report_progress), settings, tally)
+        known = manifest if manifest and manifest.get("identity") == identity else None
+        quota = _quota(settings, max_rows, known)
+        intact = known and is_intact(folder / "rows.parquet", known.get("sha256"))
+        if known and intact and (known["quota"] == quota or known["exhausted"]):
+            return SampleReport(known, reused=True)
+        store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
+        rows, tally, exhausted = _take(store, quota, report_progress)
         if not rows:
             dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.dropped.items()))
             raise SourceError(
@@ -97,42 +106,75 @@ def sample_source(
         manifest = {
             "source": source,
             "version": rows_version(rows),
-            "inputs": inputs,
+            "identity": identity,
+            "quota": quota,
+            "exhausted": exhausted,
             "rows": len(rows),
             "sha256": sha256_of_file(folder / "rows.parquet"),
             "revision": scan.revision,
             "origin": config.sources.origin if isinstance(settings, HubSource) else settings.path,
             "scanned": tally.scanned,
+            "read_mib": round(tally.bytes_read / MEBIBYTE, 2),
             **{f"dropped_{reason}": n for reason, n in sorted(tally.dropped.items()) if n},
             "licenses": dict(sorted(Counter(row.license for row in rows).items())),
-            "admitted_by": dict(Counter(row.admitted_by for row in rows).most_common()),
+            "admitted_by": _most_first(Counter(row.admitted_by for row in rows)),
+            "keyword_hits": _most_first(tally.keyword_hits),
+            "also_in": dict(sorted(tally.also_in.items())),
+            "findings": dict(sorted(tally.findings.items())),
         }
         write_json(folder / "manifest.json", manifest)
-        return SampleReport(manifest, reused=False)
+        _forget_other_scans(folder / "shards", identity)
+        return SampleReport(manifest, reused=False, seconds=time.monotonic() - started)
 
 
-def choose_rows(
-    rows: Iterator[InstructionRow], settings: HubSource | object, tally: Tally
-) -> list[InstructionRow]:
-    """The first `max_rows` rows in seeded order; one row for each row id."""
-    seed = settings.seed if isinstance(settings, HubSource) else 0
-    quota = settings.max_rows if isinstance(settings, HubSource) else None
-    seen: set[str] = set()
-    unique: list[tuple[bytes, InstructionRow]] = []
-    for row in rows:
-        if row.row_id in seen:
-            tally.dropped["repeated_id"] += 1
-            continue
-        seen.add(row.row_id)
-        unique.append((seeded_order(seed, row.row_id), row))
-    if quota is not None and len(unique) > quota:
-        tally.dropped["beyond_max_rows"] += len(unique) - quota
-    chosen = heapq.nsmallest(quota or len(unique), unique, key=lambda pair: pair[0])
-    return [row for _, row in chosen]
+def _quota(
+    settings: HubSource | object, max_rows: int | None, known: dict[str, Any] | None
+) -> int | None:
+    """Rows wanted: the most that config, caller or an earlier run asked for; None: all."""
+    configured = settings.max_rows if isinstance(settings, HubSource) else None
+    if configured is None:
+        return max_rows
+    if known is not None and known["quota"] is None:
+        return None
+    earlier = known["quota"] if known else 0
+    return max(configured, max_rows or 0, earlier)
 
 
-def _counted(scan: Scan, tally: Tally, report_progress: ReportProgress) -> Iterator[InstructionRow]:
-    for kept, row in enumerate(scan.read(tally), 1):
-        if kept % PROGRESS_EVERY_ROWS == 0:
-            report_progress(tally.scanned, 0, f"{kept} kept")
-        yield row
+def _take(
+    store: ShardStore, quota: int | None, report_progress: ReportProgress
+) -> tuple[list[InstructionRow], Tally, bool]:
+    """The first `quota` rows, the counts of the shards read, and whether upstream has no more."""
+    started = time.monotonic()
+    tally, rows, seen = Tally(), list[InstructionRow](), set[str]()
+    shards = store.scan.shards
+    complete = True
+    for number, shard in enumerate(shards, 1):
+        if quota is not None and len(rows) >= quota:
+            complete = False
+            break
+        found = store.rows_of(shard, quota)
+        tally.add(found.tally)
+        for row in found.rows:
+            if row.row_id in seen:
+                tally.dropped["repeated_id"] += 1
+            else:
+                seen.add(row.row_id)
+                rows.append(row)
+        seconds = time.monotonic() - started
+        note = f"{tally.scanned} scanned, {len(rows)} kept, {tally.scanned / seconds:,.0f} rows/s"
+        report_progress(number, len(shards), note)
+    if quota is not None and len(rows) > quota:
+        tally.dropped["beyond_max_rows"] += len(rows) - quota
+        complete = False
+    complete = complete and not tally.dropped["beyond_max_rows"]
+    return rows[:quota], tally, complete
+
+
+def _most_first(counts: Counter[str]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _forget_other_scans(shards: Any, identity: str) -> None:
+    for folder in shards.glob("*"):
+        if folder.name != identity:
+            shutil.rmtree(folder, ignore_errors=True)

@@ -11,6 +11,8 @@ from qwenft_assets.sources.scan import Scan, Tally
 
 REPO_ID = "Open-Orca/SlimOrca"
 LICENSE = "MIT"
+MAX_LINE_BYTES = 200_000
+"""A longer line is a dump, not an answer to learn from."""
 ROLE_OF = {"system": "system", "human": "human", "user": "human", "gpt": "gpt", "assistant": "gpt"}
 
 
@@ -20,20 +22,20 @@ def scan_slimorca(config: Config) -> Scan:
     files = repository.require_files("", ".jsonl")
     revision = repository.revision_of(files)
 
-    def read(tally: Tally) -> Iterator[InstructionRow]:
-        for path in files:
-            with repository.open(path) as lines:
-                for line in lines:
-                    if not line.strip():
-                        continue
-                    tally.scanned += 1
-                    row = to_row(line, revision)
-                    if isinstance(row, str):
-                        tally.dropped[row] += 1
-                    else:
-                        yield row
+    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
+        with repository.open(path) as lines:
+            for line in lines:
+                tally.bytes_read += len(line)
+                if not line.strip():
+                    continue
+                tally.scanned += 1
+                row = to_row(line, revision) if len(line) <= MAX_LINE_BYTES else "too_long"
+                if isinstance(row, str):
+                    tally.dropped[row] += 1
+                else:
+                    yield row
 
-    return Scan(revision, read)
+    return Scan(revision, tuple(files), read)
 
 
 def to_row(line: bytes, revision: str) -> InstructionRow | str:

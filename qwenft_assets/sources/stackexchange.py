@@ -6,29 +6,72 @@ questions that passed, and the keyword must still stand in the converted text.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files as package_files
 from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import yaml
+from html_to_markdown.exceptions import ConversionError
 
 from qwenft_assets.config import Config, KeywordRules, SourceName, StackExchangeSource
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rows import InstructionRow, make_row
+from qwenft_assets.rows import InstructionRow, make_row, seeded_order
 from qwenft_assets.sources.origin import Repository, open_repository
-from qwenft_assets.sources.scan import Scan, Tally
+from qwenft_assets.sources.parquet import open_parquet
+from qwenft_assets.sources.scan import Counts, Scan, Tally
 from qwenft_assets.text.html_to_markdown import to_markdown
 from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
 
 REPO_ID = "HuggingFaceH4/stack-exchange-preferences"
 LICENSE = "CC BY-SA 4.0"
-COLUMNS = ("qid", "question", "answers", "metadata")
+SITES: dict[SourceName, tuple[str, ...]] = {
+    "stackexchange_ai": (
+        "ai.stackexchange.com",
+        "datascience.stackexchange.com",
+        "stats.stackexchange.com",
+        "cs.stackexchange.com",
+        "robotics.stackexchange.com",
+    ),
+    "stackexchange_ic": (
+        "electronics.stackexchange.com",
+        "dsp.stackexchange.com",
+        "arduino.stackexchange.com",
+        "raspberrypi.stackexchange.com",
+    ),
+    "stackexchange_biomed": (
+        "biology.stackexchange.com",
+        "bioinformatics.stackexchange.com",
+        "medicalsciences.stackexchange.com",
+        "health.stackexchange.com",
+        "chemistry.stackexchange.com",
+        "psychology.stackexchange.com",
+    ),
+}
+"""The sites that a domain reads unless the config lists others."""
+SHAPE = {
+    "qid": pa.int64(),
+    "question": pa.string(),
+    "answers": pa.list_(
+        pa.struct(
+            [
+                ("answer_id", pa.int64()),
+                ("author", pa.string()),
+                ("author_profile", pa.string()),
+                ("pm_score", pa.int64()),
+                ("selected", pa.bool_()),
+                ("text", pa.string()),
+            ]
+        )
+    ),
+    "metadata": pa.list_(pa.string()),
+}
+MAX_POST_CHARACTERS = 100_000
+"""A longer post is a dump of a log or a data set, not an answer to learn from."""
+ROWS_AT_ONCE = 256
 LINK_TARGET = re.compile(r"\]\([^()\s]*\)")
-"""Where a Markdown link leads: a keyword there says nothing about the question."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +80,8 @@ class Domain:
 
     source: SourceName
     matcher: KeywordMatcher
+    others: Mapping[SourceName, KeywordMatcher]
+    """The other domains, to count which rows they would admit too."""
     revision: str
 
 
@@ -49,79 +94,115 @@ def shipped_keywords(source: SourceName) -> KeywordRules:
 
 def scan_stackexchange_ai(config: Config) -> Scan:
     """Questions on artificial intelligence."""
-    return _scan(config.sources.origin, "stackexchange_ai", config.sources.stackexchange_ai)
+    return _scan(config, "stackexchange_ai")
 
 
 def scan_stackexchange_ic(config: Config) -> Scan:
     """Questions on integrated circuits."""
-    return _scan(config.sources.origin, "stackexchange_ic", config.sources.stackexchange_ic)
+    return _scan(config, "stackexchange_ic")
 
 
 def scan_stackexchange_biomed(config: Config) -> Scan:
     """Questions on biology and medicine."""
-    return _scan(config.sources.origin, "stackexchange_biomed", config.sources.stackexchange_biomed)
+    return _scan(config, "stackexchange_biomed")
 
 
-def _scan(origin: str, source: SourceName, settings: StackExchangeSource) -> Scan:
-    repository = open_repository(origin, REPO_ID, settings.revision)
-    sites = [site for site in settings.sites if "meta" not in site.split(".")]
+def _scan(config: Config, source: SourceName) -> Scan:
+    settings = _settings(config, source)
+    repository = open_repository(config.sources.origin, REPO_ID, settings.revision)
+    listed = settings.sites or SITES[source]
+    sites = [site for site in listed if "meta" not in site.split(".")]
     files = [path for site in sites for path in repository.files(f"data/{site}", ".parquet")]
     if not files:
         raise SourceError(
             f"{repository.root}/data: none of the sites {', '.join(sites)} has a *.parquet file. "
             f"Correct sources.{source}.sites."
         )
-    revision = repository.revision_of(files)
-    rules = settings.keywords or shipped_keywords(source)
-    domain = Domain(source, compile_rules(rules), revision)
+    matchers: dict[SourceName, KeywordMatcher] = {name: _matcher(config, name) for name in SITES}
+    own = matchers.pop(source)
+    domain = Domain(source, own, matchers, repository.revision_of(files))
 
-    def read(tally: Tally) -> Iterator[InstructionRow]:
-        for path in files:
-            yield from _read_file(repository, path, domain, tally)
+    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
+        yield from _read_shard(repository, path, domain, tally)
 
-    return Scan(revision, read)
+    # Seeded, so that a sample that ends early holds all sites and not the first in the alphabet.
+    shards = sorted(files, key=lambda path: seeded_order(settings.seed, path))
+    return Scan(
+        domain.revision, tuple(shards), read, rules=_rules(config, source).model_dump_json()
+    )
 
 
-def _read_file(
+def _settings(config: Config, source: SourceName) -> StackExchangeSource:
+    settings: StackExchangeSource = getattr(config.sources, source)
+    return settings
+
+
+def _matcher(config: Config, source: SourceName) -> KeywordMatcher:
+    return compile_rules(_rules(config, source))
+
+
+def _rules(config: Config, source: SourceName) -> KeywordRules:
+    return _settings(config, source).keywords or shipped_keywords(source)
+
+
+def _read_shard(
     repository: Repository, path: str, domain: Domain, tally: Tally
 ) -> Iterator[InstructionRow]:
-    with repository.open(path) as file:
-        parquet = pq.ParquetFile(file)
-        missing = sorted(set(COLUMNS) - set(parquet.schema_arrow.names))
-        if missing:
-            raise SourceError(
-                f"{repository.root}/{path}: column {missing[0]!r} is missing. Pin "
-                f"sources.{domain.source}.revision to a revision that has it."
-            )
+    with open_parquet(repository, path, SHAPE) as parquet:
         for group in range(parquet.num_row_groups):
             questions = parquet.read_row_group(group, columns=["question"]).column("question")
             tally.scanned += len(questions)
+            tally.bytes_read += questions.nbytes
             hits: Any = pc.fill_null(domain.matcher.mask(questions), cast("Any", False))
             on_topic = pc.sum(pc.cast(hits, pa.int64())).as_py() or 0
             tally.dropped["off_topic"] += len(questions) - on_topic
             if not on_topic:
                 continue
-            matched = parquet.read_row_group(group, columns=list(COLUMNS)).filter(hits)
-            for upstream in matched.to_pylist():
-                row = to_row(upstream, path.split("/")[1], domain)
-                if isinstance(row, str):
-                    tally.dropped[row] += 1
-                else:
-                    yield row
+            matched = parquet.read_row_group(group, columns=list(SHAPE)).filter(hits)
+            tally.bytes_read += matched.nbytes
+            for source, matcher in domain.others.items():
+                also: Any = pc.sum(pc.cast(matcher.mask(matched.column("question")), pa.int64()))
+                tally.also_in[source] += also.as_py() or 0
+            for batch in matched.to_batches(max_chunksize=ROWS_AT_ONCE):
+                for upstream in batch.to_pylist():
+                    row = to_row(upstream, path.split("/")[1], domain, tally.keyword_hits)
+                    if isinstance(row, str):
+                        tally.dropped[row] += 1
+                    else:
+                        yield row
 
 
-def to_row(upstream: dict[str, Any], site: str, domain: Domain) -> InstructionRow | str:
-    """One question with its best answer as a row, or the reason why it is none."""
-    question = to_markdown(upstream["question"])
-    keyword = domain.matcher.first_keyword(LINK_TARGET.sub("]", question))
-    if keyword is None:
-        return "keyword_in_markup_only"
+def visible(markdown: str) -> str:
+    """Markdown without the targets of its links, which say nothing about the question."""
+    return LINK_TARGET.sub("]", markdown)
+
+
+def to_row(
+    upstream: dict[str, Any], site: str, domain: Domain, keyword_hits: Counts
+) -> InstructionRow | str:
+    """One question with its best answer as a row, or the reason why it is none.
+
+    Args:
+        upstream: A row of the dataset.
+        site: Its folder.
+        domain: What admits it.
+        keyword_hits: Counts that the keywords of an admitted question are added to.
+    """
     answer = best_answer(upstream["answers"] or [])
     if answer is None:
         return "no_answer"
-    output = to_markdown(answer["text"])
+    if max(len(upstream["question"]), len(answer["text"])) > MAX_POST_CHARACTERS:
+        return "too_long"
+    try:
+        question, output = to_markdown(upstream["question"]), to_markdown(answer["text"])
+    except ConversionError:
+        return "unreadable_html"
+    keywords = domain.matcher.hits(visible(question))
+    if not keywords:
+        return "keyword_in_markup_only"
     if not output:
         return "empty_after_cleaning"
+    keyword_hits.update(keywords)
     url, _, asker, *_ = [*(upstream["metadata"] or []), None, None, None]
     return make_row(
         source=domain.source,
@@ -134,7 +215,7 @@ def to_row(upstream: dict[str, Any], site: str, domain: Domain) -> InstructionRo
         f"{answer['author_profile'] or ''}".rstrip(),
         license=LICENSE,
         revision=domain.revision,
-        admitted_by=keyword,
+        admitted_by=keywords[0],
     )
 
 
@@ -146,7 +227,7 @@ def best_answer(answers: list[dict[str, Any]]) -> dict[str, Any] | None:
         key=lambda answer: (
             bool(answer["selected"]),
             answer["pm_score"] or 0,
-            -answer["answer_id"],
+            -(answer["answer_id"] or 0),
         ),
         default=None,
     )

@@ -1,16 +1,24 @@
 """HTML as users post it, to Markdown as a model should read it."""
 
 import re
-from typing import Final
+from typing import Any, Final
 
-from html_to_markdown import ConversionOptions, convert
+import html_to_markdown._html_to_markdown as compiled
+from html_to_markdown import ConversionOptions
+from html_to_markdown.api import (
+    _to_rust_conversion_options,  # pyright: ignore[reportPrivateUsage]
+)
 
-_OPTIONS: Final = ConversionOptions(
-    heading_style="atx",
-    code_block_style="backticks",
-    extract_metadata=False,
-    skip_images=True,
-    autolinks=False,
+# The public convert() translates its options anew at each call, which takes three times as long as
+# converting a post does.
+_OPTIONS: Final[Any] = _to_rust_conversion_options(
+    ConversionOptions(
+        heading_style="atx",
+        code_block_style="backticks",
+        extract_metadata=False,
+        skip_images=True,
+        autolinks=False,
+    )
 )
 _RAISED_OR_LOWERED: Final = re.compile(r"<(sup|sub)>(.{0,200}?)</\1>", re.DOTALL | re.IGNORECASE)
 # As Stack Exchange shows images: the converter drops the image and would keep the link.
@@ -36,7 +44,7 @@ def to_markdown(post_html: str) -> str:
         return ""
     without_images = _LINKED_IMAGE.sub("", post_html)
     marked = _RAISED_OR_LOWERED.sub(_with_mark, without_images)
-    markdown = convert(marked, _OPTIONS).content or ""
+    markdown = compiled.convert(html=marked, options=_OPTIONS, visitor=None).content or ""
     return _TO_TIDY.sub(_tidied, markdown).strip()
 
 

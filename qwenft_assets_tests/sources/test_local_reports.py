@@ -18,7 +18,7 @@ GOOD = {"instruction": "What is an LDO?", "input": "", "output": "A linear regul
 
 def rows_of(path: Path, **settings: Any) -> list[InstructionRow]:
     sources = SourcesConfig(local_reports=LocalReportsSource(path=str(path), **settings))
-    return list(scan_local_reports(Config(name="test", sources=sources)).read(Tally()))
+    return list(scan_local_reports(Config(name="test", sources=sources)).rows(Tally()))
 
 
 def write_list(folder: Path, *rows: object) -> Path:
@@ -184,6 +184,21 @@ def test_every_row_is_scanned_and_none_dropped(tmp_path):
     path = write_list(tmp_path, GOOD, GOOD, GOOD)
     sources = SourcesConfig(local_reports=LocalReportsSource(path=str(path)))
     tally = Tally()
-    assert len(list(scan_local_reports(Config(name="t", sources=sources)).read(tally))) == 3
+    assert len(list(scan_local_reports(Config(name="t", sources=sources)).rows(tally))) == 3
     assert (tally.scanned, tally.dropped) == (3, {})
     assert len(parse_reports(path.read_bytes(), path)) == 3
+
+
+@pytest.mark.parametrize("policy", ["report", "fail", "ignore"])
+def test_personal_data_is_found_by_row(tmp_path, policy):
+    spoken = GOOD | {"output": "Write to jane.doe@acme-labs.org about it."}
+    path = write_list(tmp_path, GOOD, spoken)
+    settings = LocalReportsSource(path=str(path), personal_data=policy)
+    scan = scan_local_reports(Config(name="t", sources=SourcesConfig(local_reports=settings)))
+    tally = Tally()
+    if policy == "fail":
+        with pytest.raises(SourceError, match="personal data: email in row 2"):
+            list(scan.rows(tally))
+        return
+    assert len(list(scan.rows(tally))) == 2
+    assert tally.findings == ({"email in row 2": 1} if policy == "report" else {})

@@ -138,6 +138,6 @@ def test_hub_that_is_switched_off_is_said_in_one_line():
 def test_hub_that_cannot_be_reached_is_said_in_one_line():
     # Port 9 of this machine: nobody listens there.
     message = hub_message(HF_ENDPOINT="http://127.0.0.1:9")
-    assert message.startswith("owner/name: http://127.0.0.1:9: ")
+    assert message.startswith("owner/name@main: http://127.0.0.1:9 failed after 8 attempts: ")
     assert "QWENFT_SOURCES_ORIGIN=samples" in message
     assert message.count("\n") == 1

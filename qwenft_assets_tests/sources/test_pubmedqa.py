@@ -113,7 +113,7 @@ def test_official_test_set_is_held_out_by_default(tmp_path):
     upstream = [UPSTREAM, UPSTREAM | {"pubid": in_test_set}, UPSTREAM | {"pubid": 8}]
     write_table(tmp_path, pa.Table.from_pylist(upstream, SCHEMA))
     tally = Tally()
-    assert [row.upstream_id for row in scan_folder(tmp_path).read(tally)] == ["7", "8"]
+    assert [row.upstream_id for row in scan_folder(tmp_path).rows(tally)] == ["7", "8"]
     assert tally.scanned == 3
     assert tally.dropped == {"official_test": 1}
 
@@ -123,7 +123,7 @@ def test_official_test_set_is_kept_when_asked_for(tmp_path):
     write_table(tmp_path, pa.Table.from_pylist([UPSTREAM | {"pubid": in_test_set}], SCHEMA))
     tally = Tally()
     scan = scan_folder(tmp_path, holdout_official_test=False)
-    assert [row.upstream_id for row in scan.read(tally)] == [str(in_test_set)]
+    assert [row.upstream_id for row in scan.rows(tally)] == [str(in_test_set)]
     assert tally.dropped == {}
 
 
@@ -133,7 +133,7 @@ def test_missing_column_is_named(tmp_path, column):
     path = write_table(tmp_path, table)
     scan = scan_folder(tmp_path)
     with pytest.raises(SourceError, match=rf"^{path}: column '{column}' is missing"):
-        list(scan.read(Tally()))
+        list(scan.rows(Tally()))
 
 
 def test_broken_file_is_named(tmp_path):
@@ -141,4 +141,4 @@ def test_broken_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     scan = scan_folder(tmp_path)
     with pytest.raises(SourceError, match=rf"^{path}: cannot be read: "):
-        list(scan.read(Tally()))
+        list(scan.rows(Tally()))

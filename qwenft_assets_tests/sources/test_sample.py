@@ -9,9 +9,8 @@ import pytest
 
 from qwenft_assets.config import PROJECT_ROOT, SOURCE_NAMES, Config, SourceName
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rows import ROW_SCHEMA, make_row, rows_version, table_to_rows
-from qwenft_assets.sources.sample import choose_rows, sample_source
-from qwenft_assets.sources.scan import Tally
+from qwenft_assets.rows import ROW_SCHEMA, rows_version, table_to_rows
+from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import Storage, read_json, sha256_of_file
 
 
@@ -157,31 +156,23 @@ def test_source_that_fails_leaves_the_old_sample(demo_config, storage):
     assert sample_source(demo_config, "pubmedqa", storage).manifest == before.manifest
 
 
-def test_row_that_comes_twice_is_taken_once_and_counted(demo_config):
-    row = make_row(
-        source="slimorca",
-        upstream_id="1",
-        instruction="a",
-        output="b",
-        license="MIT",
-        revision="abc",
-        admitted_by="all",
-    )
-    tally = Tally()
-    assert choose_rows(iter([row, row, row]), demo_config.sources.slimorca, tally) == [row]
-    assert tally.dropped == {"repeated_id": 2}
+def test_row_that_comes_twice_is_taken_once_and_counted(demo_config, storage, tmp_path):
+    repository = tmp_path / "origin" / "Open-Orca" / "SlimOrca"
+    repository.mkdir(parents=True)
+    turns = [{"from": "human", "value": "New?"}, {"from": "gpt", "value": "Yes."}]
+    (repository / "a.jsonl").write_text((json.dumps({"conversations": turns}) + "\n") * 3)
+    sources = demo_config.sources.model_copy(update={"origin": str(tmp_path / "origin")})
+    config = demo_config.model_copy(update={"sources": sources})
+    manifest = sample_source(config, "slimorca", storage).manifest
+    assert (manifest["rows"], manifest["dropped_repeated_id"]) == (1, 2)
 
 
-def test_progress_is_reported_with_what_was_kept(demo_config, storage, tmp_path):
-    path = tmp_path / "many.json"
-    path.write_text(
-        json.dumps([{"instruction": f"question {n}", "output": "x"} for n in range(2_500)])
-    )
+def test_progress_is_reported_after_each_shard(demo_config, storage):
     calls: list[tuple[int, int, str]] = []
 
     def report_progress(done: int, total: int, note: str = "") -> None:
         calls.append((done, total, note))
 
-    config = with_source(demo_config, "local_reports", path=str(path))
-    sample_source(config, "local_reports", storage, report_progress)
-    assert calls == [(1_000, 0, "1000 kept"), (2_000, 0, "2000 kept")]
+    sample_source(demo_config, "stackexchange_ai", storage, report_progress)
+    assert [(done, total) for done, total, _ in calls] == [(n, 5) for n in range(1, 6)]
+    assert "54 scanned, 42 kept" in calls[-1][2]

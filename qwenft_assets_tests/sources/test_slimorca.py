@@ -32,7 +32,7 @@ def scan_lines(folder: Path, *lines: bytes) -> tuple[list[InstructionRow], Tally
     (repository / "part.jsonl").write_bytes(b"\n".join(lines))
     tally = Tally()
     config = Config(name="test", sources=SourcesConfig(origin=str(folder)))
-    return list(scan_slimorca(config).read(tally)), tally
+    return list(scan_slimorca(config).rows(tally)), tally
 
 
 def test_conversation_becomes_a_row_with_its_system_prompt_apart():

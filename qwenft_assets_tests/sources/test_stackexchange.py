@@ -1,5 +1,6 @@
 """Sites first, keywords second, the best answer last; who asked and who answered is kept."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from qwenft_assets.text.keywords import compile_rules
 
 SITE = "ai.stackexchange.com"
 RULES = KeywordRules(words=("neural network", "pytorch"), acronyms=("GAN",))
-DOMAIN = Domain("stackexchange_ai", compile_rules(RULES), "abc")
+DOMAIN = Domain("stackexchange_ai", compile_rules(RULES), {}, "abc")
 ANSWER_TYPE = pa.struct(
     [
         ("answer_id", pa.int64()),
@@ -84,7 +85,7 @@ def scan_folder(folder: Path, *sites: str) -> Scan:
 
 
 def test_question_becomes_a_row_that_names_both_authors():
-    row = to_row(question(answers=[answer(1, "<p>It <b>is</b>.</p>")]), SITE, DOMAIN)
+    row = to_row(question(answers=[answer(1, "<p>It <b>is</b>.</p>")]), SITE, DOMAIN, Counter())
     assert isinstance(row, InstructionRow)
     assert row.instruction == "Is a neural network a graph?"
     assert (row.input, row.output, row.system) == ("", "It **is**.", None)
@@ -175,13 +176,15 @@ def test_no_answer_with_text_is_none(answers):
     ],
 )
 def test_question_that_gives_no_row_says_why(upstream, reason):
-    assert to_row(upstream, SITE, DOMAIN) == reason
+    assert to_row(upstream, SITE, DOMAIN, Counter()) == reason
 
 
 def test_keyword_in_the_text_of_a_link_counts():
-    row = to_row(question('<p>See <a href="https://x.org">PyTorch</a>.</p>'), SITE, DOMAIN)
+    row = to_row(
+        question('<p>See <a href="https://x.org">PyTorch</a>.</p>'), SITE, DOMAIN, Counter()
+    )
     assert isinstance(row, InstructionRow)
-    assert row.admitted_by == "PyTorch"
+    assert row.admitted_by == "pytorch"
     assert row.instruction == "See [PyTorch](https://x.org)."
 
 
@@ -190,7 +193,7 @@ def test_keyword_in_the_text_of_a_link_counts():
 )
 def test_missing_metadata_still_gives_a_link_and_says_unknown(metadata):
     by_nobody = answer(1, author=None, author_profile=None)
-    row = to_row(question(metadata=metadata, answers=[by_nobody]), SITE, DOMAIN)
+    row = to_row(question(metadata=metadata, answers=[by_nobody]), SITE, DOMAIN, Counter())
     assert isinstance(row, InstructionRow)
     assert row.url == "https://ai.stackexchange.com/questions/12"
     assert row.author == "question: unknown; answer: unknown"
@@ -208,7 +211,7 @@ def test_scan_counts_every_question_once(tmp_path):
     ]
     write_site(tmp_path, SITE, rows)
     tally = Tally()
-    found = list(scan_folder(tmp_path).read(tally))
+    found = list(scan_folder(tmp_path).rows(tally))
     assert [row.upstream_id for row in found] == [f"{SITE}/1", f"{SITE}/5"]
     assert tally.scanned == 7
     assert tally.dropped == {"off_topic": 4, "no_answer": 1}
@@ -217,8 +220,8 @@ def test_scan_counts_every_question_once(tmp_path):
 def test_equal_numbers_on_two_sites_are_two_rows(tmp_path):
     write_site(tmp_path, SITE, [question()])
     write_site(tmp_path, "cs.stackexchange.com", [question()])
-    rows = list(scan_folder(tmp_path, SITE, "cs.stackexchange.com").read(Tally()))
-    assert [row.upstream_id for row in rows] == [f"{SITE}/12", "cs.stackexchange.com/12"]
+    rows = list(scan_folder(tmp_path, SITE, "cs.stackexchange.com").rows(Tally()))
+    assert {row.upstream_id for row in rows} == {f"{SITE}/12", "cs.stackexchange.com/12"}
     assert rows[0].row_id != rows[1].row_id
 
 
@@ -227,7 +230,7 @@ def test_only_listed_sites_are_read_and_meta_ones_never(tmp_path):
     for site in (SITE, "cooking.stackexchange.com", *meta_sites):
         write_site(tmp_path, site, [question()])
     tally = Tally()
-    rows = list(scan_folder(tmp_path, SITE, *meta_sites).read(tally))
+    rows = list(scan_folder(tmp_path, SITE, *meta_sites).rows(tally))
     assert [row.upstream_id for row in rows] == [f"{SITE}/12"]
     assert tally.scanned == 1
 
@@ -244,7 +247,7 @@ def test_missing_column_is_named(tmp_path, column):
     path = write_site(tmp_path, SITE, [question()], schema)
     scan = scan_folder(tmp_path)
     with pytest.raises(SourceError, match=rf"^{path}: column '{column}' is missing"):
-        list(scan.read(Tally()))
+        list(scan.rows(Tally()))
 
 
 def test_file_that_is_no_parquet_is_named(tmp_path):
@@ -252,4 +255,4 @@ def test_file_that_is_no_parquet_is_named(tmp_path):
     path.write_text("version https://git-lfs.github.com/spec/v1\n")
     scan = scan_folder(tmp_path)
     with pytest.raises(SourceError, match=rf"^{path}: cannot be read: "):
-        list(scan.read(Tally()))
+        list(scan.rows(Tally()))

@@ -1,23 +1,31 @@
 """Whole words only, and the same answer from Arrow as from Python."""
 
+import re
+
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from qwenft_assets.config import KeywordRules, SourceName
+from qwenft_assets.config import KeywordRules
 from qwenft_assets.errors import ConfigError
-from qwenft_assets.sources.stackexchange import shipped_keywords
-from qwenft_assets.text.keywords import MAX_KEYWORDS, KeywordMatcher, compile_rules
+from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
 
 RULES = KeywordRules(
     words=("language", "language model", "loss function", "k-means", "q-learning", "lora"),
     acronyms=("IC", "GAN", "ReLU", "mRNA"),
-)
-DOMAINS: tuple[SourceName, ...] = (
-    "stackexchange_ai",
-    "stackexchange_ic",
-    "stackexchange_biomed",
+    patterns={
+        "C++": r"(?i)c\+\+",
+        "op-amp": r"(?i)\bop[\s-]?amps?\b",
+        "74xx": r"\b74(?:LS|HC)?[0-9]{2}\b",
+        "not a letter": r"#[^\sa-z]#",
+    },
+    with_context={
+        "gate": ("logic", "gate oxide", "Logic level"),
+        "drain": ("logic", "gate oxide", "Logic level"),
+        "Power Transformer": ("k", "gate"),
+    },
 )
 
 
@@ -39,7 +47,20 @@ def mask_of(matcher: KeywordMatcher, *texts: str | None) -> list[bool | None]:
         pytest.param("gan or GAN", "GAN", id="acronym-skips-the-wrong-case"),
         pytest.param("relu ReLU", "ReLU", id="mixed-case-acronym"),
         pytest.param("a Language Model here", "Language Model", id="longest-phrase-first"),
-        pytest.param("language\nmodel", "language", id="phrase-needs-its-space"),
+        pytest.param("language \n\t model", "language model", id="phrase-over-a-line-break"),
+        pytest.param("language\u00a0model", "language model", id="phrase-with-a-hard-space"),
+        pytest.param("language&nbsp;model", "language model", id="phrase-with-its-entity"),
+        pytest.param("language-model", "language", id="phrase-needs-its-space"),
+        pytest.param("my C++ code", "C++", id="pattern-without-boundaries-by-its-name"),
+        pytest.param("two Op-Amps", "op-amp", id="pattern-in-any-case"),
+        pytest.param("74ls00 or 74LS00", "74xx", id="pattern-in-exact-case"),
+        pytest.param("a gate", None, id="ambiguous-word-alone"),
+        pytest.param("A Gate of LOGIC", "Gate", id="ambiguous-word-with-context"),
+        pytest.param("logical gates", None, id="context-is-a-whole-word"),
+        pytest.param("logic", None, id="context-alone"),
+        pytest.param("logic " + "x" * 5000 + " drain", "drain", id="context-far-away"),
+        pytest.param("the gate\noxide", "gate", id="context-around-the-word"),
+        pytest.param("drain, lora, logic", "drain", id="first-of-all-kinds"),
         pytest.param("K-Means and kmeans", "K-Means", id="hyphen-in-a-keyword"),
         pytest.param("使用lora微调", "lora", id="boundaries-are-ascii"),
         pytest.param("lo\u017f\u017f function, \u212a-means", None, id="look-alike-letters"),
@@ -85,16 +106,132 @@ def test_keyword_with_a_symbol_at_its_edge_is_refused_by_name(keyword):
     assert repr(keyword) in str(raised.value)
 
 
+def test_no_keyword_is_refused():
+    with pytest.raises(ConfigError, match="keywords: none given"):
+        compile_rules(KeywordRules())
+
+
 @pytest.mark.parametrize(
-    "words",
+    ("pattern", "reason"),
     [
-        pytest.param((), id="none"),
-        pytest.param(tuple(f"word{n}" for n in range(MAX_KEYWORDS + 1)), id="too-many"),
+        pytest.param("", "matches the empty string", id="empty"),
+        pytest.param("(?:lora)?", "matches the empty string", id="optional"),
+        pytest.param(r"\b", "matches the empty string", id="boundary-only"),
+        pytest.param("x|", "matches the empty string", id="empty-alternative"),
+        pytest.param("(?i)", "matches the empty string", id="flag-only"),
+        pytest.param("(lora", "missing )", id="open-bracket"),
+        pytest.param("a++", "bad repetition operator", id="possessive-in-python-only"),
+        pytest.param("*a", "no argument for repetition", id="nothing-to-repeat"),
+        pytest.param("a{2000}", "invalid repetition size", id="too-many-for-re2"),
+        pytest.param("a(?=b)", "do not read this alike", id="look-ahead"),
+        pytest.param("(?P<x>a)", "do not read this alike", id="named-group"),
+        pytest.param(r"(a)\1", "do not read this alike", id="back-reference"),
+        pytest.param("a(?i)b", "do not read this alike", id="flag-inside"),
+        pytest.param("^a", "do not read this alike", id="start-of-text"),
+        pytest.param("a$", "do not read this alike", id="end-of-text"),
+        pytest.param("a{,3}b", "do not read this alike", id="literal-in-re2"),
+        pytest.param("[[:alpha:]]", "do not read this alike", id="posix-class"),
+        pytest.param("[a&&b]", "do not read this alike", id="set-operation"),
+        pytest.param(r"\pL", "do not read this alike", id="unicode-class"),
+        pytest.param(r"\Qa\E", "do not read this alike", id="quoting"),
+        pytest.param("a]", "do not read this alike", id="bare-bracket"),
+        pytest.param("a\\", "do not read this alike", id="backslash-at-the-end"),
     ],
 )
-def test_no_keyword_and_too_many_are_refused(words):
-    with pytest.raises(ConfigError, match=rf"keywords: {len(words)} given, 1 to 500 needed"):
-        compile_rules(KeywordRules(words=words))
+def test_pattern_that_cannot_be_used_is_refused_by_name(pattern, reason):
+    with pytest.raises(ConfigError, match=re.escape(reason)) as raised:
+        compile_rules(KeywordRules(words=("x",), patterns={"my pattern": pattern}))
+    assert str(raised.value).startswith("keywords: pattern 'my pattern': ")
+    assert "\n" not in str(raised.value)
+
+
+def test_patterns_too_large_together_are_refused():
+    large = {str(number): "[^x]{1000}" + str(number) for number in range(60)}
+    with pytest.raises(ConfigError, match="together they are too large for RE2"):
+        compile_rules(KeywordRules(patterns=large))
+
+
+@pytest.mark.parametrize("context", [(), ("gate",), ("Gate", "GATE")], ids=str)
+def test_ambiguous_word_without_context_is_refused_by_name(context):
+    with pytest.raises(ConfigError, match="with_context: 'gate' has no context word"):
+        compile_rules(KeywordRules(with_context={"gate": context}))
+
+
+def test_kind_of_keyword_that_is_not_known_is_refused():
+    with pytest.raises(ValidationError, match="Extra inputs"):
+        KeywordRules.model_validate({"words": ["lora"], "phrases": ["lora"]})
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        pytest.param(KeywordRules(patterns={"C++": r"[Cc]\+\+"}), id="pattern"),
+        pytest.param(KeywordRules(with_context={"c": ("gcc", "code")}), id="with-context"),
+    ],
+)
+def test_one_kind_alone_is_enough(rules):
+    texts = ("C++ code", "cc", None, "c by gcc", "")
+    found = [text and compile_rules(rules).keyword_of(text) is not None for text in texts]
+    assert mask_of(compile_rules(rules), *texts) == [found[0], False, None, found[3], False]
+    assert found[0] is True
+
+
+def test_mask_keeps_order_and_nulls_over_chunks():
+    chunks = [
+        ["drain", None, "lora"],
+        [],
+        ["logic drain", "x"],
+        [None],
+        ["C++", "gate", "logic gate"],
+    ]
+    column = pa.chunked_array([pa.array(chunk, pa.string()) for chunk in chunks])
+    expected = [False, None, True, True, False, None, True, False, True]
+    assert compile_rules(RULES).mask(column).to_pylist() == expected
+    assert compile_rules(RULES).mask(column.slice(2, 3)).to_pylist() == expected[2:5]
+    assert compile_rules(RULES).mask(pa.chunked_array([], pa.string())).to_pylist() == []
+
+
+def test_hits_are_distinct_and_as_listed():
+    matcher = compile_rules(RULES)
+    text = "LANGUAGE\nMODEL, language, a GAN, c++ C++, Drain near logic, lora_rank, 74LS00"
+    assert matcher.hits(text) == ["74xx", "C++", "GAN", "drain", "language", "language model"]
+    assert matcher.hits("") == []
+
+
+def test_keyword_as_listed_and_as_it_stands():
+    matcher = compile_rules(RULES)
+    assert matcher.first_keyword("Language\n MODEL") == "Language MODEL"
+    assert matcher.keyword_of("Language\n MODEL") == "language model"
+    assert matcher.keyword_of("nothing") is None
+
+
+def test_context_is_one_line_around_the_keyword():
+    matcher = compile_rules(RULES)
+    text = "one two\n\nthree  LoRA\tfour\r\nfive six"
+    assert matcher.context(text, "lora") == "one two three LoRA four five six"
+    assert matcher.context(text, "lora", characters=7) == "…three LoRA four…"
+    assert matcher.context("lora", "lora", characters=0) == "lora"
+    assert matcher.context("x C++ y", "C++") == "x C++ y"
+    with pytest.raises(ValueError, match="'IC' does not stand in the text"):
+        matcher.context(text, "IC")
+
+
+def test_long_list_equals_a_naive_search():
+    words = tuple(
+        f"{a}{b} {c}{a}" for a in "abcdefghijk" for b in "lmnopqrstuv" for c in "wxyz1234567"
+    )
+    assert len(words) == 1331
+    matcher = compile_rules(KeywordRules(words=words[:1300], acronyms=("IC",)))
+    assert len(matcher.unambiguous) >= 3
+    texts = [f"so {word[:first]}{word[first:].upper()} it is" for word in words for first in (2, 4)]
+    texts += ["al  wa", "al\nwa", "alwa", "al wax", "xal wa", "IC", "ic", ""]
+    naive = [
+        "IC" in text.split()
+        or any(f" {w} " in f" {' '.join(text.lower().split())} " for w in words[:1300])
+        for text in texts
+    ]
+    assert mask_of(matcher, *texts) == naive
+    assert [matcher.first_keyword(text) is not None for text in texts] == naive
 
 
 def test_symbols_inside_a_keyword_mean_themselves():
@@ -105,33 +242,69 @@ def test_symbols_inside_a_keyword_mean_themselves():
 
 
 KEYWORDS = ["lora", "LoRA", "IC", "ic", "GAN", "language", "model", "loss function", "k-means"]
+KEYWORDS += [
+    "c++",
+    "Op",
+    "amp",
+    "74",
+    "LS00",
+    "gate",
+    "Drain",
+    "logic",
+    "oxide",
+    "power transformer",
+]
 BETWEEN = [" ", "-", "_", "\n", ".", "0", "s", "é", "微", "ſ", "\u212a", "\u00a0", "\u2028", "\0"]
-FRAGMENTS = st.sampled_from(KEYWORDS + BETWEEN)
+BETWEEN += ["\u0301", "\v", "\t\r\n", "&nbsp;", "#", "+", "\U0001f600", "İ"]
+TEXTS = st.lists(st.sampled_from(KEYWORDS + BETWEEN), max_size=12).map("".join) | st.text(
+    max_size=30
+)
 
 
-@given(st.lists(st.lists(FRAGMENTS, max_size=8).map("".join) | st.text(max_size=30), max_size=20))
-@settings(deadline=None, max_examples=200)
-@example(["lo\u017fs function", "\u212a-means", "İC", "ıc"])
+@given(st.lists(TEXTS, max_size=20))
+@settings(deadline=None, max_examples=300)
+@example(["lo\u017fs function", "\u212a-means", "İC", "ıc", "op\vamp", "#\u017f#", "#\n#", "# #"])
+@example(["logic gate", "log\u0131c gate", "gate\u0301 logic", "gate&nbsp;oxide", "gate _logic"])
 def test_arrow_and_python_find_the_same_texts(texts):
     matcher = compile_rules(RULES)
     expected = [matcher.first_keyword(text) is not None for text in texts]
     assert mask_of(matcher, *texts) == expected
+    assert [matcher.keyword_of(text) is not None for text in texts] == expected
+    assert [bool(matcher.hits(text)) for text in texts] == expected
+    for text in texts:
+        for keyword in matcher.hits(text):
+            assert len(matcher.context(text, keyword).splitlines()) <= 1 or "\u2028" in text
 
 
-@pytest.mark.parametrize("source", DOMAINS)
-def test_shipped_list_compiles_and_repeats_nothing(source):
-    rules = shipped_keywords(source)
-    matcher = compile_rules(rules)
-    lowered = [word.lower() for word in rules.words]
-    assert len(lowered) == len(set(lowered)) >= 40
-    assert len(rules.acronyms) == len(set(rules.acronyms)) >= 5
-    for keyword in (*rules.words, *rules.acronyms):
-        assert matcher.first_keyword(f"about {keyword} here") is not None
+PIECES = st.sampled_from(
+    [
+        *"aksKS19+.|é-",
+        r"\b",
+        r"\w",
+        r"\s",
+        r"\S",
+        r"\d",
+        r"\+",
+        "[a-k]",
+        "[^s]",
+        r"[\s-]",
+        "[^-]",
+        "(?:",
+        ")",
+    ]
+)
+PATTERNS = st.tuples(st.sampled_from(["", "(?i)"]), st.lists(PIECES, min_size=1, max_size=6)).map(
+    lambda parts: parts[0] + "".join(parts[1])
+)
 
 
-def test_acronym_that_a_word_already_covers_is_not_listed():
-    for source in DOMAINS:
-        rules = shipped_keywords(source)
-        assert {word.lower() for word in rules.words}.isdisjoint(
-            acronym.lower() for acronym in rules.acronyms
-        )
+@given(PATTERNS, st.lists(st.text("aAkKsSzZ19ſ\u212aéÉ \n\v\u00a0+-.^", max_size=8), max_size=20))
+@settings(deadline=None, max_examples=500)
+@example("(?i)[^s]k", ["\u017fk", "sk", "a\u212a", "aK"])
+@example(r"(?i)[\s^-]k", ["^K", "-k", "\vk", "ak"])
+def test_arrow_and_python_read_a_pattern_alike(pattern, texts):
+    try:
+        matcher = compile_rules(KeywordRules(patterns={"x": pattern}))
+    except ConfigError:
+        return
+    assert mask_of(matcher, *texts) == [matcher.keyword_of(text) == "x" for text in texts]
