@@ -6,7 +6,7 @@ daemon's captured output), so that neither is silent for long.
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -26,12 +26,12 @@ SECONDS_BETWEEN_LINES = 10.0
 class ReportProgress(Protocol):
     """What long-running functions call: how far they are, and a word about it."""
 
-    def __call__(self, done: int, total: int, note: str = "") -> None:
+    def __call__(self, done: float, total: int, note: str = "") -> None:
         """Say that `done` of `total` units are finished; 0: nobody knows how many there are."""
         ...
 
 
-def no_progress(done: int, total: int, note: str = "") -> None:
+def no_progress(done: float, total: int, note: str = "") -> None:
     """The default: nobody is watching."""
 
 
@@ -52,22 +52,38 @@ def progress_bar(title: str) -> Iterator[ReportProgress]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(title, total=None, note="")
 
-        def report(done: int, total: int, note: str = "") -> None:
+        def report(done: float, total: int, note: str = "") -> None:
             progress.update(task, completed=done, total=total or None, note=note)
 
         yield report
 
 
+def also_logged(
+    report_progress: ReportProgress, log: Callable[[str], None], title: str
+) -> ReportProgress:
+    """The same reporter, which also writes a line to a run's log every few seconds."""
+    last_line = time.monotonic()
+
+    def report(done: float, total: int, note: str = "") -> None:
+        nonlocal last_line
+        report_progress(done, total, note)
+        if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            log(f"{title} {int(done)}/{total or '?'} {note}".rstrip())
+
+    return report
+
+
 def _line_reporter(title: str) -> ReportProgress:
     last_line = time.monotonic()
 
-    def report(done: int, total: int, note: str = "") -> None:
+    def report(done: float, total: int, note: str = "") -> None:
         nonlocal last_line
         now = time.monotonic()
         unfinished = done > 0 and (done < total or not total)
         if unfinished and now - last_line < SECONDS_BETWEEN_LINES:
             return
         last_line = now
-        print(f"  {title} {done}/{total or '?'} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
+        print(f"  {title} {int(done)}/{total or '?'} {note}".rstrip(), file=sys.stderr, flush=True)  # noqa: T201
 
     return report

@@ -19,7 +19,7 @@ from qwenft_assets.assets.reporting import (
     record_table,
 )
 from qwenft_assets.partitions import SOURCES
-from qwenft_assets.progress import progress_bar
+from qwenft_assets.progress import also_logged, progress_bar
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
 
@@ -55,7 +55,9 @@ def source_sample(
         settings = project.config()
         storage = project.storage(settings)
         for source in sources_of_partitions(context):
-            with progress_bar(f"sampling {source}") as report_progress:
+            title = f"sampling {source}"
+            with progress_bar(title) as on_terminal:
+                report_progress = also_logged(on_terminal, context.log.info, title)
                 report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest
             context.log.info(_summary(report))

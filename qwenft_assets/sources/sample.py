@@ -19,7 +19,7 @@ from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
 from qwenft_assets.sources.local_reports import scan_local_reports
 from qwenft_assets.sources.pubmedqa import scan_pubmedqa
-from qwenft_assets.sources.scan import Scan, Tally
+from qwenft_assets.sources.scan import MEBIBYTE, Scan, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
 from qwenft_assets.sources.slimorca import scan_slimorca
 from qwenft_assets.sources.stackexchange import (
@@ -46,7 +46,6 @@ SCANS: dict[SourceName, Callable[[Config], Scan]] = {
 }
 CODE_VERSION = "2"
 """Raise when the same upstream rows would become other rows."""
-MEBIBYTE = 2**20
 
 
 @dataclass(frozen=True)
@@ -144,15 +143,14 @@ def _take(
     store: ShardStore, quota: int | None, report_progress: ReportProgress
 ) -> tuple[list[InstructionRow], Tally, bool]:
     """The first `quota` rows, the counts of the shards read, and whether upstream has no more."""
-    started = time.monotonic()
     tally, rows, seen = Tally(), list[InstructionRow](), set[str]()
-    shards = store.scan.shards
+    progress = ScanProgress(len(store.scan.shards), report_progress)
     complete = True
-    for number, shard in enumerate(shards, 1):
+    for shard in store.scan.shards:
         if quota is not None and len(rows) >= quota:
             complete = False
             break
-        found = store.rows_of(shard, quota)
+        found = store.rows_of(shard, quota, progress.within_shard)
         tally.add(found.tally)
         for row in found.rows:
             if row.row_id in seen:
@@ -160,9 +158,7 @@ def _take(
             else:
                 seen.add(row.row_id)
                 rows.append(row)
-        seconds = time.monotonic() - started
-        note = f"{tally.scanned} scanned, {len(rows)} kept, {tally.scanned / seconds:,.0f} rows/s"
-        report_progress(number, len(shards), note)
+        progress.after_shard(tally, len(rows))
     if quota is not None and len(rows) > quota:
         tally.dropped["beyond_max_rows"] += len(rows) - quota
         complete = False

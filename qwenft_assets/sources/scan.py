@@ -1,13 +1,17 @@
 """What every source gives: shards in a fixed order, how to read one, and counts of what was met."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import InstructionRow
 
 Counts = Counter[str]
+MEBIBYTE = 2**20
+SECONDS_BETWEEN_NOTES = 0.5
 
 
 @dataclass
@@ -16,6 +20,8 @@ class Tally:
 
     scanned: int = 0
     bytes_read: int = 0
+    share_read: float = 0.0
+    """Of the shard, 0 to 1: how far its reading is."""
     dropped: Counts = field(default_factory=Counts)
     keyword_hits: Counts = field(default_factory=Counts)
     """Rows that hold a keyword, by keyword; a row may hold several."""
@@ -65,3 +71,40 @@ class Scan:
         """The rows of all shards."""
         for shard in self.shards:
             yield from self.read(shard, tally)
+
+
+class ScanProgress:
+    """Says how far a scan is: scanned, matched and kept rows, MiB, rows a second, time left."""
+
+    def __init__(self, shards: int, report: ReportProgress) -> None:
+        self._report = report
+        self._shards, self._done = shards, 0
+        self._sum, self._kept = Tally(), 0
+        self._started = self._last = time.monotonic()
+
+    def within_shard(self, tally: Tally) -> None:
+        """To be called often with the counts of the shard at hand; speaks now and then."""
+        if time.monotonic() - self._last >= SECONDS_BETWEEN_NOTES:
+            so_far = Tally()
+            so_far.add(self._sum)
+            so_far.add(tally)
+            self._say(so_far, self._done + tally.share_read)
+
+    def after_shard(self, total: Tally, kept: int) -> None:
+        """To be called with the counts of all shards read, and the rows kept of them."""
+        self._sum, self._kept = total, kept
+        self._done += 1
+        self._say(total, self._done)
+
+    def _say(self, tally: Tally, done: float) -> None:
+        self._last = time.monotonic()
+        seconds = max(self._last - self._started, 1e-3)
+        matched = tally.scanned - tally.dropped["off_topic"]
+        left = seconds / done * (self._shards - done) if done else 0.0
+        self._report(
+            done,
+            self._shards,
+            f"{tally.scanned:,} scanned, {matched:,} matched, {self._kept:,} kept, "
+            f"{tally.bytes_read / MEBIBYTE:,.0f} MiB, {tally.scanned / seconds:,.0f} rows/s"
+            + (f", {left:,.0f} s left" if left else ""),
+        )

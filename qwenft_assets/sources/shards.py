@@ -2,7 +2,7 @@
 
 import heapq
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,17 +35,25 @@ class ShardStore:
     scan: Scan
     seed: int
 
-    def rows_of(self, shard: str, limit: int | None) -> ShardRows:
+    def rows_of(
+        self, shard: str, limit: int | None, watch: Callable[[Tally], None] = lambda _: None
+    ) -> ShardRows:
         """At most `limit` rows of a shard, the first in seeded order; from its file if it has them.
 
         A limit bounds what stays in memory: a million rows pass, `limit` stay.
+
+        Args:
+            shard: One of the scan's.
+            limit: None for all rows.
+            watch: Told the counts so far, row by row, while the shard is read.
         """
         path = self.folder / f"{short_hash(shard)}.parquet"
         kept = self._kept(path, limit)
         if kept is not None:
             return kept
         tally = Tally()
-        rows = list(self._first(self.scan.read(shard, tally), limit, tally))
+        rows = list(self._first(_watched(self.scan.read(shard, tally), tally, watch), limit, tally))
+        tally.share_read = 1.0
         if len(self.scan.shards) > 1:
             state = {"tally": tally.as_json(), "limit": limit}
             table = rows_to_table(rows).replace_schema_metadata({STATE_KEY: json.dumps(state)})
@@ -82,3 +90,11 @@ class ShardStore:
         chosen = heapq.nsmallest(limit, counted(), key=lambda pair: pair[0])
         tally.dropped["beyond_max_rows"] += count - len(chosen)
         yield from (row for _, row in chosen)
+
+
+def _watched(
+    rows: Iterator[InstructionRow], tally: Tally, watch: Callable[[Tally], None]
+) -> Iterator[InstructionRow]:
+    for row in rows:
+        watch(tally)
+        yield row

@@ -24,8 +24,10 @@ def scan_slimorca(config: Config) -> Scan:
 
     def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
         with repository.open(path) as lines:
+            size = max(repository.fetch(path).stat().st_size, 1)
             for line in lines:
                 tally.bytes_read += len(line)
+                tally.share_read = tally.bytes_read / size
                 if not line.strip():
                     continue
                 tally.scanned += 1

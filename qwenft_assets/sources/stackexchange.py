@@ -150,12 +150,14 @@ def _read_shard(
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
         for group in range(parquet.num_row_groups):
+            tally.share_read = group / parquet.num_row_groups
             questions = parquet.read_row_group(group, columns=["question"]).column("question")
             tally.scanned += len(questions)
             tally.bytes_read += questions.nbytes
             hits: Any = pc.fill_null(domain.matcher.mask(questions), cast("Any", False))
             on_topic = pc.sum(pc.cast(hits, pa.int64())).as_py() or 0
-            tally.dropped["off_topic"] += len(questions) - on_topic
+            tally.dropped["no_question"] += questions.null_count
+            tally.dropped["off_topic"] += len(questions) - questions.null_count - on_topic
             if not on_topic:
                 continue
             matched = parquet.read_row_group(group, columns=list(SHAPE)).filter(hits)
@@ -188,6 +190,8 @@ def to_row(
         domain: What admits it.
         keyword_hits: Counts that the keywords of an admitted question are added to.
     """
+    if upstream["qid"] is None:
+        return "no_id"
     answer = best_answer(upstream["answers"] or [])
     if answer is None:
         return "no_answer"

@@ -205,14 +205,6 @@ def _re2_patterns(
     # A pattern is a pass over the column: the usual two become one.
     if len(batches) > 1 and len(batches[-2]) + len(batches[-1]) < MAX_CHARACTERS:
         batches[-2:] = [f"{batches[-2]}|{batches[-1]}"]
-    for batch in batches:
-        try:
-            pc.match_substring_regex(pa.array([""]), pattern=batch)
-        except pa.ArrowInvalid as error:
-            raise ConfigError(
-                f"keywords: together they are too large for RE2: {error}. Shorten the repetitions "
-                "in `patterns`."
-            ) from error
     return tuple(batches)
 
 

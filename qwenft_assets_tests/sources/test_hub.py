@@ -98,8 +98,7 @@ def test_a_killed_scan_goes_on_and_ends_with_the_same_bytes(tmp_path):
         )
         with killed:
             assert killed.stdout is not None
-            assert killed.stdout.readline() == "1 5\n"
-            assert killed.stdout.readline() == "2 5\n"
+            assert "2 5\n" in iter(killed.stdout.readline, "")
             killed.send_signal(signal.SIGKILL)
         folder = tmp_path / "killed" / "storage" / "source_sample" / "stackexchange_ai"
         assert not (folder / "manifest.json").exists()

@@ -168,11 +168,13 @@ def test_row_that_comes_twice_is_taken_once_and_counted(demo_config, storage, tm
 
 
 def test_progress_is_reported_after_each_shard(demo_config, storage):
-    calls: list[tuple[int, int, str]] = []
+    calls: list[tuple[float, int, str]] = []
 
-    def report_progress(done: int, total: int, note: str = "") -> None:
+    def report_progress(done: float, total: int, note: str = "") -> None:
         calls.append((done, total, note))
 
     sample_source(demo_config, "stackexchange_ai", storage, report_progress)
-    assert [(done, total) for done, total, _ in calls] == [(n, 5) for n in range(1, 6)]
-    assert "54 scanned, 42 kept" in calls[-1][2]
+    assert {total for _, total, _ in calls} == {5}
+    assert sorted({done for done, _, _ in calls if done}) == [1, 2, 3, 4, 5]
+    assert "54 scanned, 42 matched, 42 kept, 0 MiB, " in calls[-1][2]
+    assert calls[0][2].endswith(" s left")

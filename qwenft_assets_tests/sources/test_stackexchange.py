@@ -173,10 +173,30 @@ def test_no_answer_with_text_is_none(answers):
             "empty_after_cleaning",
             id="linked-image-only-answer",
         ),
+        pytest.param(question(qid=None), "no_id", id="null-id"),
+        pytest.param(question("pytorch " * 250_000), "too_long", id="post-of-2-MB"),
+        pytest.param(question(answers=[answer(1, "x" * 2_000_000)]), "too_long", id="answer-too"),
     ],
 )
 def test_question_that_gives_no_row_says_why(upstream, reason):
     assert to_row(upstream, SITE, DOMAIN, Counter()) == reason
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        pytest.param("pytorch, plain", "pytorch, plain", id="no-tag"),
+        pytest.param("<p>pytorch <b>bold<p>never closed", "pytorch **bold**", id="never-closed"),
+        pytest.param("</div></p>pytorch</table>", "pytorch", id="closed-only"),
+        pytest.param("pytorch &bogus; &#xFFFFFFFF; <3 a<b", "pytorch", id="broken-entities"),
+        pytest.param("pytorch \x00\x01 <\x00p>", "pytorch", id="control-characters"),
+        pytest.param("<p>" * 5_000 + "pytorch", "pytorch", id="nested-5,000-deep"),
+    ],
+)
+def test_html_that_is_not_html_is_read_as_far_as_it_goes(html, text):
+    row = to_row(question(html), SITE, DOMAIN, Counter())
+    assert isinstance(row, InstructionRow)
+    assert row.instruction.startswith(text)
 
 
 def test_keyword_in_the_text_of_a_link_counts():
@@ -214,7 +234,7 @@ def test_scan_counts_every_question_once(tmp_path):
     found = list(scan_folder(tmp_path).rows(tally))
     assert [row.upstream_id for row in found] == [f"{SITE}/1", f"{SITE}/5"]
     assert tally.scanned == 7
-    assert tally.dropped == {"off_topic": 4, "no_answer": 1}
+    assert tally.dropped == {"off_topic": 3, "no_question": 1, "no_answer": 1}
 
 
 def test_equal_numbers_on_two_sites_are_two_rows(tmp_path):
@@ -248,6 +268,15 @@ def test_missing_column_is_named(tmp_path, column):
     scan = scan_folder(tmp_path)
     with pytest.raises(SourceError, match=rf"^{path}: column '{column}' is missing"):
         list(scan.rows(Tally()))
+
+
+def test_column_of_another_type_is_named(tmp_path):
+    answers = SCHEMA.get_field_index("answers")
+    schema = SCHEMA.set(answers, pa.field("answers", pa.string()))
+    path = write_site(tmp_path, SITE, [question(answers="none")], schema)
+    with pytest.raises(SourceError, match=rf"^{path}: column 'answers' is string, list<") as raised:
+        list(scan_folder(tmp_path).rows(Tally()))
+    assert str(raised.value).endswith("Pin the source's `revision` to one that has it.")
 
 
 def test_file_that_is_no_parquet_is_named(tmp_path):

@@ -145,12 +145,6 @@ def test_pattern_that_cannot_be_used_is_refused_by_name(pattern, reason):
     assert "\n" not in str(raised.value)
 
 
-def test_patterns_too_large_together_are_refused():
-    large = {str(number): "[^x]{1000}" + str(number) for number in range(60)}
-    with pytest.raises(ConfigError, match="together they are too large for RE2"):
-        compile_rules(KeywordRules(patterns=large))
-
-
 @pytest.mark.parametrize("context", [(), ("gate",), ("Gate", "GATE")], ids=str)
 def test_ambiguous_word_without_context_is_refused_by_name(context):
     with pytest.raises(ConfigError, match="with_context: 'gate' has no context word"):
