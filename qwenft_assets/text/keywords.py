@@ -129,9 +129,11 @@ class KeywordMatcher:
         return sorted(hits)
 
     def _phrases_in(self, text: str) -> Iterator[tuple[int, int, _Phrase]]:
-        for word in _WORD.finditer(text):
-            for phrase in self.phrases.get(word[0].lower(), ()):
-                if match := phrase.expression.match(text, word.start()):
+        # Most words of a text begin no keyword: looked up as a set, the loop below is rarely entered.
+        words = {word.lower() for word in set(_WORD.findall(text))}
+        for word in words & self.phrases.keys():
+            for phrase in self.phrases[word]:
+                for match in phrase.expression.finditer(text):
                     yield *match.span(), phrase
 
 
@@ -230,7 +232,7 @@ def _source(keyword: str, *, any_case: bool = True) -> str:
 
 
 def _expression(keyword: str, *, any_case: bool = True) -> re.Pattern[str]:
-    return re.compile(rf"{_source(keyword, any_case=any_case)}\b", re.ASCII)
+    return re.compile(rf"\b{_source(keyword, any_case=any_case)}\b", re.ASCII)
 
 
 def _lower(keyword: str) -> str:

@@ -222,9 +222,9 @@ def test_control_tokens_in_a_row_never_become_control_ids(tokenizer):
 
 def test_rows_beyond_one_batch_keep_their_order_and_report_progress(tokenizer):
     mixed = [mixed_row(f"question {n}", f"answer {n}") for n in range(1100)]
-    reports: list[tuple[int, int, str]] = []
+    reports: list[tuple[float, int, str]] = []
 
-    def report(done: int, total: int, note: str = "") -> None:
+    def report(done: float, total: int, note: str = "") -> None:
         reports.append((done, total, note))
 
     rows = tokenize_rows(mixed, tokenizer, settings(), report)

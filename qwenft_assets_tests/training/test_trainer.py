@@ -67,7 +67,7 @@ def run(tiny_model, tokenizer, tmp_path):
         model = add_lora(load_base(tiny_model, settings.weights, "cpu"), settings.lora)
         history, log, progress = LossHistory(), [], []
 
-        def report(done: int, total: int, note: str = "") -> None:
+        def report(done: float, total: int, note: str = "") -> None:
             progress.append((done, total))
 
         trainer = make_trainer(
