@@ -49,7 +49,7 @@ def test_demo_config_keeps_the_recipes_of_the_original(demo_config):
     for name in RECIPE_NAMES:
         assert demo_config.mixture.recipes[name].ratios == original[name].ratios
     training = demo_config.training
-    assert training.micro_batch_rows * training.accumulation_steps == 8
+    assert training.step_sequences == 8
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT_ROOT / "configs").glob("*.yaml")), ids=str)
@@ -63,7 +63,7 @@ def test_training_defaults_are_the_original_recipe():
     assert training.max_length_tokens == 2048
     assert training.weights == "nf4"
     assert training.epochs == 3
-    assert (training.micro_batch_rows, training.accumulation_steps) == (2, 4)
+    assert (training.step_sequences, training.batching) == (8, "flattened")
     assert training.peak_learning_rate == 2e-4
     assert training.warmup_steps == 5
     assert training.optimizer == "adamw_8bit"

@@ -118,7 +118,7 @@ def sample_source(
             "licenses": dict(sorted(Counter(row.license for row in rows).items())),
             "admitted_by": _most_first(Counter(row.admitted_by for row in rows)),
             "keyword_hits": _most_first(tally.keyword_hits),
-            "also_in": dict(sorted(tally.also_in.items())),
+            "also_in": dict(sorted(scan.also_in(rows).items())),
             "findings": dict(sorted(tally.findings.items())),
         }
         write_json(folder / "manifest.json", manifest)

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,8 +25,6 @@ class Tally:
     dropped: Counts = field(default_factory=Counts)
     keyword_hits: Counts = field(default_factory=Counts)
     """Rows that hold a keyword, by keyword; a row may hold several."""
-    also_in: Counts = field(default_factory=Counts)
-    """Matched questions that another domain's keywords would admit too, by source."""
     findings: Counts = field(default_factory=Counts)
     """Things worth a look that drop nothing, by kind: personal data."""
 
@@ -50,7 +48,7 @@ class Tally:
         """Add another shard's counts to these."""
         self.scanned += other.scanned
         self.bytes_read += other.bytes_read
-        for name in ("dropped", "keyword_hits", "also_in", "findings"):
+        for name in ("dropped", "keyword_hits", "findings"):
             getattr(self, name).update(getattr(other, name))
 
 
@@ -66,6 +64,8 @@ class Scan:
     """The rows of one shard in upstream order; each call reads anew."""
     rules: str = ""
     """Whatever else decides which rows come out: keyword lists, held-out ids."""
+    also_in: Callable[[Sequence[InstructionRow]], Counts] = lambda _: Counts()
+    """How many rows the keywords of another domain would admit too, by source."""
 
     def rows(self, tally: Tally) -> Iterator[InstructionRow]:
         """The rows of all shards."""

@@ -6,7 +6,7 @@ questions that passed, and the keyword must still stand in the converted text.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files as package_files
@@ -73,6 +73,8 @@ SHAPE = {
 MAX_POST_CHARACTERS = 100_000
 """A longer post is a dump of a log or a data set, not an answer to learn from."""
 ROWS_AT_ONCE = 256
+GROUPS_AT_ONCE = 4
+"""Row groups read in one go: each call waits for the GIL, so that few large ones overlap better."""
 LINK_TARGET = re.compile(r"\]\([^()\s]*\)")
 
 
@@ -82,8 +84,6 @@ class Domain:
 
     source: SourceName
     matcher: KeywordMatcher
-    others: Mapping[SourceName, KeywordMatcher]
-    """The other domains, to count which rows they would admit too."""
     revision: str
 
 
@@ -122,18 +122,20 @@ def _scan(config: Config, source: SourceName) -> Scan:
             f"{repository.root}/data: none of the sites {', '.join(sites)} has a *.parquet file. "
             f"Correct sources.{source}.sites."
         )
-    matchers: dict[SourceName, KeywordMatcher] = {name: _matcher(config, name) for name in SITES}
-    own = matchers.pop(source)
-    domain = Domain(source, own, matchers, repository.revision_of(files))
+    domain = Domain(source, _matcher(config, source), repository.revision_of(files))
 
     def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
         yield from _read_shard(repository, path, domain, tally)
 
+    def also_in(rows: Sequence[InstructionRow]) -> Counts:
+        texts = pa.chunked_array([[visible(row.instruction) for row in rows]], pa.string())
+        masks = {name: _matcher(config, name).mask(texts) for name in SITES if name != source}
+        return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
+
     # Seeded, so that a sample that ends early holds all sites and not the first in the alphabet.
     shards = sorted(files, key=lambda path: seeded_order(settings.seed, path))
-    return Scan(
-        domain.revision, tuple(shards), read, rules=_rules(config, source).model_dump_json()
-    )
+    rules = _rules(config, source).model_dump_json()
+    return Scan(domain.revision, tuple(shards), read, rules, also_in)
 
 
 def _settings(config: Config, source: SourceName) -> StackExchangeSource:
@@ -149,29 +151,30 @@ def _rules(config: Config, source: SourceName) -> KeywordRules:
     return _settings(config, source).keywords or shipped_keywords(source)
 
 
-class _Group(NamedTuple):
-    """One row group of a file: what was met, and the rows whose question matched."""
+class _Groups(NamedTuple):
+    """Some row groups of a file: what was met, and the rows whose question matched."""
 
     questions: int
     without_question: int
     bytes_read: int
     matched: pa.Table | None
-    also_in: Mapping[SourceName, int]
 
 
 def _read_shard(
     repository: Repository, path: str, domain: Domain, tally: Tally
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
-        groups = parquet.num_row_groups
-        for number, group in enumerate(_ahead(lambda n: _match(parquet, n, domain), groups)):
-            tally.share_read = number / groups
+        groups = list(range(parquet.num_row_groups))
+        steps = [groups[n : n + GROUPS_AT_ONCE] for n in range(0, len(groups), GROUPS_AT_ONCE)]
+        for number, group in enumerate(
+            _ahead(lambda n: _match(parquet, steps[n], domain), len(steps))
+        ):
+            tally.share_read = number / len(steps)
             on_topic = group.matched.num_rows if group.matched else 0
             tally.scanned += group.questions
             tally.bytes_read += group.bytes_read
             tally.dropped["no_question"] += group.without_question
             tally.dropped["off_topic"] += group.questions - group.without_question - on_topic
-            tally.also_in.update(group.also_in)
             batches = group.matched.to_batches(max_chunksize=ROWS_AT_ONCE) if group.matched else []
             for upstream in (row for batch in batches for row in batch.to_pylist()):
                 row = to_row(upstream, path.split("/")[1], domain, tally.keyword_hits)
@@ -181,7 +184,7 @@ def _read_shard(
                     yield row
 
 
-def _ahead(make: Callable[[int], _Group], count: int) -> Iterator[_Group]:
+def _ahead(make: Callable[[int], _Groups], count: int) -> Iterator[_Groups]:
     """`make(0)`, `make(1)`, ...: the next is made while the last is used, as Arrow frees the GIL."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         following = pool.submit(make, 0) if count else None
@@ -192,19 +195,17 @@ def _ahead(make: Callable[[int], _Group], count: int) -> Iterator[_Group]:
                 yield ready.result()
 
 
-def _match(parquet: pq.ParquetFile, number: int, domain: Domain) -> _Group:
-    """Read a row group's questions, and everything else only of those that match."""
-    questions = parquet.read_row_group(number, columns=["question"]).column("question")
+def _match(parquet: pq.ParquetFile, numbers: list[int], domain: Domain) -> _Groups:
+    """Read the questions of some row groups; everything else only where one of them matches."""
+    questions = parquet.read_row_groups(numbers, columns=["question"]).column("question")
     hits: Any = pc.fill_null(domain.matcher.mask(questions), cast("Any", False))
     if not (pc.sum(pc.cast(hits, pa.int64())).as_py() or 0):
-        return _Group(len(questions), questions.null_count, questions.nbytes, None, {})
-    matched = parquet.read_row_group(number, columns=list(SHAPE)).filter(hits)
-    also_in: dict[SourceName, int] = {}
-    for source, matcher in domain.others.items():
-        also: Any = pc.sum(pc.cast(matcher.mask(matched.column("question")), pa.int64()))
-        also_in[source] = also.as_py() or 0
+        return _Groups(len(questions), questions.null_count, questions.nbytes, None)
+    others = [name for name in SHAPE if name != "question"]
+    matched = parquet.read_row_groups(numbers, columns=others).filter(hits)
+    matched = matched.append_column("question", questions.filter(hits))
     read = questions.nbytes + matched.nbytes
-    return _Group(len(questions), questions.null_count, read, matched, also_in)
+    return _Groups(len(questions), questions.null_count, read, matched)
 
 
 def visible(markdown: str) -> str:

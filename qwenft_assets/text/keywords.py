@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
+from string import ascii_lowercase, ascii_uppercase
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import pyarrow as pa
@@ -32,6 +33,9 @@ _NOTHING = r"[^\x00-\x{10FFFF}]"
 _BLANKS = re.compile(BLANK)
 _WORD = re.compile(r"\w+", re.ASCII)
 _KEYWORD = re.compile(r"\w(.*\w)?", re.ASCII | re.DOTALL)
+
+_ASCII_LOWER = str.maketrans(ascii_uppercase, ascii_lowercase)
+"""Keeps every other character, and so every position."""
 
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
@@ -129,12 +133,15 @@ class KeywordMatcher:
         return sorted(hits)
 
     def _phrases_in(self, text: str) -> Iterator[tuple[int, int, _Phrase]]:
-        # Most words of a text begin no keyword: looked up as a set, the loop below is rarely entered.
-        words = {word.lower() for word in set(_WORD.findall(text))}
-        for word in words & self.phrases.keys():
-            for phrase in self.phrases[word]:
-                for match in phrase.expression.finditer(text):
-                    yield *match.span(), phrase
+        lowered = text.translate(_ASCII_LOWER)
+        # Most words of a text begin no keyword: looked up as a set, the loops are rarely entered.
+        for word in set(_WORD.findall(lowered)) & self.phrases.keys():
+            start = lowered.find(word)
+            while start >= 0:
+                for phrase in self.phrases[word]:
+                    if match := phrase.expression.match(text, start):
+                        yield *match.span(), phrase
+                start = lowered.find(word, start + 1)
 
 
 def compile_rules(rules: KeywordRules) -> KeywordMatcher:

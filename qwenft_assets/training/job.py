@@ -12,11 +12,14 @@ from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 from qwenft_assets.training.base_model import BaseModelRef, find_base_model
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise when the same mixture and settings would give another adapter."""
 ENGINE = "peft"
-PLACEMENT_SETTINGS = {"device", "min_vram_gib", "base_model", "base_revision"}
-"""Settings that say where to run, or that the base model's revision already stands for."""
+PLACEMENT_SETTINGS = {
+    *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision"),
+    *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
+}
+"""Settings that say where and how to run, not what is learnt, or that the base's revision stands for."""
 RECORD_FILE = "training.json"
 
 

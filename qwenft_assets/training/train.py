@@ -1,6 +1,7 @@
 """The stage: one job in, one adapter folder out."""
 
 import contextlib
+import dataclasses
 import math
 import platform
 import shutil
@@ -10,21 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.child_process import Log
+from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.split import EVAL, TRAIN
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
 from qwenft_assets.storage import Storage, atomic_folder, read_json, write_json
+from qwenft_assets.training.attention import attention_path
 from qwenft_assets.training.base_model import fetch_base_model
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
 from qwenft_assets.training.job import RECORD_FILE, TrainingJob
 from qwenft_assets.training.loss_curve import draw_loss_curve
+from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
 from qwenft_assets.training.tokens import TokenRow, tokenize_mixture
-from qwenft_assets.training.trainer import LossHistory, make_trainer
+from qwenft_assets.training.trainer import LossHistory, make_trainer, sequences
 
-LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
+LIBRARIES = ("torch", "transformers", "peft", "accelerate")
 
 
 def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
@@ -59,19 +63,24 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
         row for row in rows if row.split == TRAIN and row.supervised_tokens(settings.supervise)
     ]
     eval_rows = choose_eval_rows(rows, settings.max_eval_rows, settings.seed)
+    loaded = time.monotonic()
     set_seed(settings.seed)
     model = add_lora(load_base(base_folder, settings.weights, job.device), settings.lora)
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    plan = None
+    if on_gpu:
+        plan = plan_on_gpu(model, train_rows, eval_rows, settings)
+        log(f"memory: {plan}")
     history = LossHistory()
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     shutil.rmtree(checkpoints, ignore_errors=True)
     trainer = make_trainer(
         model,
-        tokenizer,
         train_rows,
         eval_rows,
         settings,
         checkpoints,
-        on_gpu=on_gpu,
+        plan=plan,
         history=history,
         report_progress=report_progress,
         log=log,
@@ -84,11 +93,11 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     finally:
         # The best checkpoint is in memory by now; after a failure none of them is of use.
         shutil.rmtree(checkpoints, ignore_errors=True)
-    train_seconds = time.monotonic() - train_started - history.eval_seconds
+    ended = time.monotonic()
+    train_seconds = ended - train_started - history.eval_seconds
     _require_finite(history)
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
     log(f"best checkpoint: step {best_step}, eval_loss {best_loss:.4f}")
-    epochs_tokens = sum(len(row.input_ids) for row in train_rows) * settings.epochs
     record = {
         "version": job.version,
         "recipe": job.recipe,
@@ -97,28 +106,73 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
         "base_revision": job.base.revision,
         "base_path": str(base_folder),
         "engine": job.engine,
-        "attention": model.config._attn_implementation,  # noqa: SLF001  (no public name for it)
+        "batching": settings.batching,
+        "attention": "sdpa" if settings.batching == "padded" else attention_path(job.device),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "memory_plan": dataclasses.asdict(plan) if plan else None,
         "settings": settings.model_dump(mode="json"),
         "train_rows": len(train_rows),
+        "train_sequences": len(sequences(train_rows, settings)),
         "eval_rows": len(eval_rows),
         "truncated_rows": sum(row.truncated for row in rows),
         "steps": trainer.state.global_step,
+        "tokens_per_step": round(history.train_tokens / max(trainer.state.global_step, 1), 1),
         "best_step": best_step,
         "best_eval_loss": best_loss,
         "final_train_loss": history.train[-1][1],
-        "train_tokens": round(epochs_tokens),
-        "tokens_per_second": round(epochs_tokens / train_seconds, 1),
+        "train_tokens": history.train_tokens,
+        "padding_tokens": history.padding_tokens,
+        "tokens_per_second": round(history.train_tokens / train_seconds, 1),
         "train_seconds": round(train_seconds, 1),
         "eval_seconds": round(history.eval_seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
+        "seconds_by_phase": {
+            "tokenize": round(loaded - started, 1),
+            "load": round(train_started - loaded, 1),
+            "train": round(train_seconds, 1),
+            "evaluate": round(history.eval_seconds, 1),
+        },
         "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
-        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "loss_history": {"train": history.train, "eval": history.eval},
+        "trainable_parameters": trainable,
+        "loss_history": {
+            "train": history.train,
+            "eval": history.eval,
+            "learning_rate": history.learning_rate,
+        },
         "versions": {name: installed_version(name) for name in LIBRARIES},
     }
     _publish(trainer.model, tokenizer, record, history, storage, job)
     return record
+
+
+def plan_on_gpu(
+    model: Any, train_rows: list[TokenRow], eval_rows: list[TokenRow], settings: TrainingConfig
+) -> MemoryPlan:
+    """What of the GPU this run may take, and how it cuts its steps to fit.
+
+    Raises:
+        DeviceError: Nothing fits.
+    """
+    import torch
+
+    free, total = (amount / GIB for amount in torch.cuda.mem_get_info())
+    # What the base model holds already is part of the plan.
+    available = free + torch.cuda.memory_reserved() / GIB + CONTEXT_GIB
+    if settings.max_vram_gib:
+        available = min(available, settings.max_vram_gib)
+        torch.cuda.set_per_process_memory_fraction(
+            min((settings.max_vram_gib - CONTEXT_GIB) / total, 1.0)
+        )
+    lengths = [len(row.input_ids) for row in train_rows]
+    of_sequences = [sum(lengths[n] for n in group) for group in sequences(train_rows, settings)]
+    return plan_memory(
+        shape_of(model.get_base_model().config),
+        settings,
+        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        sum(sorted(of_sequences, reverse=True)[: settings.step_sequences]),
+        max(lengths + [len(row.input_ids) for row in eval_rows]),
+        available,
+    )
 
 
 def choose_eval_rows(rows: list[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:

@@ -22,7 +22,7 @@ from qwenft_assets.text.keywords import compile_rules
 
 SITE = "ai.stackexchange.com"
 RULES = KeywordRules(words=("neural network", "pytorch"), acronyms=("GAN",))
-DOMAIN = Domain("stackexchange_ai", compile_rules(RULES), {}, "abc")
+DOMAIN = Domain("stackexchange_ai", compile_rules(RULES), "abc")
 ANSWER_TYPE = pa.struct(
     [
         ("answer_id", pa.int64()),

@@ -1,6 +1,6 @@
-"""Training with real TRL on a tiny model in fp32: the loss of a step is a sum over its tokens.
+"""Training a tiny model in fp32: the loss of a step is a sum over its tokens.
 
-Eight rows an optimizer step in every layout, so that the batch size is a matter of memory alone.
+Eight rows an optimizer step, however they are cut into passes: that is a matter of memory alone.
 """
 
 from collections.abc import Sequence
@@ -36,8 +36,15 @@ SETTINGS = {
     "neftune_alpha": None,
     "gradient_checkpointing": False,
     "evaluate_every_steps": 2,
-    "micro_batch_rows": 8,
-    "accumulation_steps": 1,
+}
+LAYOUTS = {
+    "one-flat-pass": {},
+    "flat-one-row-a-pass": {"micro_batch_rows": 1},
+    "flat-60-tokens-a-pass": {"micro_batch_tokens": 60},
+    "flat-computed-again": {"gradient_checkpointing": True},
+    "padded-8x1": {"batching": "padded", "micro_batch_rows": 8},
+    "padded-2x4": {"batching": "padded", "micro_batch_rows": 2},
+    "padded-1x8": {"batching": "padded", "micro_batch_rows": 1},
 }
 
 
@@ -56,7 +63,7 @@ class Finished:
 
 
 @pytest.fixture
-def run(tiny_model, tokenizer, tmp_path):
+def run(tiny_model, tmp_path):
     """Trains a fresh adapter; keywords change SETTINGS."""
 
     def train(train_rows: Sequence[TokenRow] = TRAIN_ROWS, **changes: Any) -> Finished:
@@ -72,12 +79,11 @@ def run(tiny_model, tokenizer, tmp_path):
 
         trainer = make_trainer(
             model,
-            tokenizer,
             train_rows,
             EVAL_ROWS,
             settings,
             tmp_path / "checkpoints",
-            on_gpu=False,
+            plan=None,
             history=history,
             report_progress=report,
             log=log.append,
@@ -99,21 +105,39 @@ def exact_mean(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
 
 
 @pytest.mark.parametrize("supervise", ["full", "answer"])
-def test_the_split_into_passes_does_not_matter(run, supervise):
-    layouts = [(8, 1), (2, 4), (1, 8)]
-    runs = [
-        run(micro_batch_rows=rows, accumulation_steps=passes, supervise=supervise)
-        for rows, passes in layouts
-    ]
-    first, weights = runs[0], runs[0].adapter()
-    assert [step for step, _ in first.history.train] == [1, 2, 3, 4, 5, 6]
-    for other in runs[1:]:
-        for name in ("train", "eval"):
-            ours, theirs = getattr(first.history, name), getattr(other.history, name)
+def test_the_split_into_passes_does_not_matter_in_21_steps(run, supervise):
+    runs = {
+        name: run(epochs=7, evaluate_every_steps=7, supervise=supervise, **layout)
+        for name, layout in LAYOUTS.items()
+    }
+    first = runs.pop("padded-2x4")
+    weights = first.adapter()
+    assert [step for step, _ in first.history.train] == list(range(1, 22))
+    for name, other in runs.items():
+        for kind in ("train", "eval"):
+            ours, theirs = getattr(first.history, kind), getattr(other.history, kind)
             assert [step for step, _ in ours] == [step for step, _ in theirs]
-            assert losses_of(ours) == pytest.approx(losses_of(theirs), abs=LOSS_TOLERANCE)
-        for name, value in other.adapter().items():
-            assert (value - weights[name]).abs().max() < WEIGHT_TOLERANCE, name
+            assert losses_of(ours) == pytest.approx(losses_of(theirs), abs=LOSS_TOLERANCE), name
+        for parameter, value in other.adapter().items():
+            assert (value - weights[parameter]).abs().max() < WEIGHT_TOLERANCE, (name, parameter)
+
+
+def test_packed_rows_give_the_unpacked_loss(run, base):
+    # 24 rows of 5 to 61 tokens are 13 or so packs of 64; all of them are one step.
+    done = run(batching="packed", step_sequences=24, epochs=1)
+    assert done.steps == 1
+    assert done.history.train == [
+        (1, pytest.approx(exact_mean(base, TRAIN_ROWS, "full"), abs=1e-4))
+    ]
+    assert done.history.train_tokens == sum(len(row.input_ids) for row in TRAIN_ROWS)
+    assert done.history.padding_tokens == 0
+
+
+def test_padding_is_counted_apart(run):
+    padded = run(TRAIN_ROWS[:8], epochs=1, batching="padded", micro_batch_rows=8).history
+    lengths = [len(row.input_ids) for row in TRAIN_ROWS[:8]]
+    assert padded.train_tokens == sum(lengths)
+    assert padded.padding_tokens == 8 * max(lengths) - sum(lengths)
 
 
 def test_the_same_run_again_is_bit_identical(run):
@@ -135,19 +159,13 @@ def test_the_seed_orders_the_rows(run):
 
 
 @pytest.mark.parametrize("supervise", ["full", "answer"])
-@pytest.mark.parametrize("layout", [(8, 1), (2, 4)], ids=["one-pass", "four-passes"])
+@pytest.mark.parametrize("layout", ["one-flat-pass", "flat-60-tokens-a-pass", "padded-2x4"])
 def test_the_first_loss_is_that_of_the_base_over_all_tokens_of_the_step(
     run, base, supervise, layout
 ):
     # Eight rows are one step, in whatever order; B of LoRA is still zero.
     rows = TRAIN_ROWS[:8]
-    done = run(
-        rows,
-        micro_batch_rows=layout[0],
-        accumulation_steps=layout[1],
-        supervise=supervise,
-        epochs=1,
-    )
+    done = run(rows, supervise=supervise, epochs=1, **LAYOUTS[layout])
     assert done.steps == 1
     expected = exact_mean(base, rows, supervise)
     assert done.history.train == [(1, pytest.approx(expected, abs=1e-4))]
@@ -158,7 +176,7 @@ def test_the_first_loss_is_that_of_the_base_over_all_tokens_of_the_step(
 def test_a_short_last_step_counts_its_own_tokens(run, base):
     # 3 rows in passes of 2: the second pass has one row only.
     rows = TRAIN_ROWS[:3]
-    done = run(rows, micro_batch_rows=2, accumulation_steps=4, epochs=1)
+    done = run(rows, micro_batch_rows=2, epochs=1)
     assert done.history.train == [(1, pytest.approx(exact_mean(base, rows, "full"), abs=1e-4))]
 
 
@@ -225,6 +243,8 @@ def test_losses_go_to_the_log_and_progress_to_the_reporter(run):
         ["2/3"],
         ["3/3"],
     ]
+    assert " tokens/s, " in done.log[0]
+    assert done.log[0].endswith(" s left")
     assert f"eval_loss {done.history.eval[-1][1]:.4f}" in done.log[-1]
     assert done.history.eval_seconds > 0
 
@@ -245,8 +265,27 @@ def test_bf16_weights_start_near_the_fp32_loss(run, base):
     assert done.history.train[0][1] == pytest.approx(expected, abs=0.02)
 
 
-def test_gradient_checkpointing_changes_nothing(run):
-    plain, saving = run(epochs=1), run(epochs=1, gradient_checkpointing=True)
-    assert losses_of(plain.history.train) == pytest.approx(
-        losses_of(saving.history.train), abs=LOSS_TOLERANCE
-    )
+def test_long_runs_evaluate_at_wider_intervals(run):
+    done = run(epochs=4, evaluate_every_steps=1, max_evaluations=3)
+    assert [step for step, _ in done.history.eval] == [4, 8, 12]
+
+
+def test_training_stops_when_the_eval_loss_gets_no_better(run):
+    done = run(FEW_IDS, epochs=12, peak_learning_rate=0.05, patience_evaluations=2)
+    losses = losses_of(done.history.eval)
+    assert done.steps < 36
+    assert losses.index(min(losses)) == len(losses) - 3
+
+
+def test_one_eight_bit_block_never_holds_two_parameters(run):
+    from qwenft_assets.training.adapter_buffer import BLOCK, AdapterBuffer
+
+    model = run(epochs=1).model
+    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    buffer = AdapterBuffer(model)
+    start = buffer.flat.data_ptr()
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            assert (parameter == before[name]).all()
+            assert (parameter.data_ptr() - start) % (4 * BLOCK) == 0
+            assert parameter.data_ptr() < start + 4 * buffer.flat.numel()

@@ -1,0 +1,157 @@
+"""Linear layers with LoRA whose base is frozen: y = x W^T + s (x A^T) B^T, as one autograd step.
+
+What autograd would keep of each part is not needed: the base has no gradient, and x A^T is small.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from qwenft_assets.training.frozen_weight import FrozenWeight
+
+if TYPE_CHECKING:
+    import torch
+
+
+class LoraPart(NamedTuple):
+    """The adapter of one of the stacked layers."""
+
+    start: int
+    """First of the layer's columns in the output."""
+    size: int
+    a: "torch.nn.Parameter"
+    """(rank, in)."""
+    b: "torch.nn.Parameter"
+    """(size, rank)."""
+
+
+class LoraLinear:
+    """Stacked layers that read the same input."""
+
+    def __init__(
+        self, weight: FrozenWeight, parts: Sequence[LoraPart], scale: float, dropout: float = 0.0
+    ) -> None:
+        """Stack them.
+
+        Args:
+            weight: Of the base layers.
+            parts: The layers that have an adapter, in the order of their columns.
+            scale: alpha / rank.
+            dropout: Share of the adapter's inputs that training drops.
+        """
+        self.weight, self.parts = weight, tuple(parts)
+        self.scale, self.dropout = scale, dropout
+        self.a: torch.Tensor | None = None
+        """All A, (ranks, in), in the precision of the products."""
+        self.b: tuple[torch.Tensor, ...] = ()
+        """Each B, (size, rank), likewise."""
+
+    def __call__(
+        self, x: "torch.Tensor", *, training: bool = False, adapted: bool = True
+    ) -> "torch.Tensor":
+        """(tokens, in) to (tokens, out).
+
+        Args:
+            x: The input.
+            training: Drop inputs of the adapter, where the settings say so.
+            adapted: False for the base alone.
+        """
+        from torch.nn.functional import dropout
+
+        if not (adapted and self.parts):
+            return _function().apply(x, None, self, False)
+        branch = dropout(x, self.dropout) if training and self.dropout else None
+        parameters = [parameter for part in self.parts for parameter in (part.a, part.b)]
+        return _function().apply(x, branch, self, True, *parameters)
+
+
+def round_adapters(layers: Sequence[LoraLinear], dtype: "torch.dtype") -> None:
+    """Bring every layer's rounded copy of its adapter up to date, in a few launches for all of them.
+
+    The parameters are float32; products are in `dtype`. Rounding each where it is used would take
+    two thousand launches a step.
+    """
+    import torch
+
+    copies: list[torch.Tensor] = []
+    parameters: list[torch.Tensor] = []
+    for layer in layers:
+        if not layer.parts:
+            continue
+        if layer.a is None or layer.a.dtype != dtype:
+            ranks = sum(part.a.shape[0] for part in layer.parts)
+            first = layer.parts[0].a
+            layer.a = first.new_empty(ranks, first.shape[1], dtype=dtype)
+            layer.b = tuple(torch.empty_like(part.b, dtype=dtype) for part in layer.parts)
+        copies += [*by_part(layer.a, layer.parts, dim=0), *layer.b]
+        parameters += [part.a for part in layer.parts] + [part.b for part in layer.parts]
+    if not copies:
+        return
+    with torch.no_grad():
+        torch._foreach_copy_(copies, parameters)  # pyright: ignore[reportPrivateImportUsage]
+
+
+def by_part(
+    stacked: "torch.Tensor", parts: Sequence[LoraPart], dim: int = 1
+) -> "tuple[torch.Tensor, ...]":
+    """A tensor cut along its ranks, a piece for each part."""
+    return stacked.split([part.a.shape[0] for part in parts], dim=dim)
+
+
+@cache
+def _function() -> Any:
+    """The autograd function; made at first use, because its base class is torch's."""
+    import torch
+
+    class LoraProduct(torch.autograd.Function):
+        """Reads W twice, x and y a few times more; keeps x and x A^T."""
+
+        @staticmethod
+        def forward(
+            ctx: Any,
+            x: torch.Tensor,
+            branch: torch.Tensor | None,
+            layer: LoraLinear,
+            adapted: bool,
+            *_parameters: torch.Tensor,
+        ) -> torch.Tensor:
+            y = layer.weight.project(x)
+            ctx.layer, ctx.adapted, ctx.has_branch = layer, adapted, branch is not None
+            if not adapted:
+                return y
+            assert layer.a is not None  # noqa: S101  (round_adapters comes first)
+            source = x if branch is None else branch
+            h = (source @ layer.a.t()).mul_(layer.scale)  # (tokens, ranks)
+            pieces = zip(layer.parts, by_part(h, layer.parts), layer.b, strict=True)
+            for part, h_part, b in pieces:
+                y[:, part.start : part.start + part.size].addmm_(h_part, b.t())
+            ctx.save_for_backward(source, h)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+            (dy,), layer = gradients, ctx.layer
+            dx = layer.weight.project_back(dy) if ctx.needs_input_grad[0] else None
+            if not ctx.adapted:
+                return dx, None, None, None
+            source, h = ctx.saved_tensors
+            parts = layer.parts
+            slices = [dy[:, part.start : part.start + part.size] for part in parts]
+            dh = torch.empty_like(h)  # (tokens, ranks)
+            for of_part, dy_part, b in zip(by_part(dh, parts), slices, layer.b, strict=True):
+                torch.mm(dy_part, b, out=of_part)
+            dh.mul_(layer.scale)
+            da = by_part(dh.t() @ source, parts, dim=0)
+            db = [
+                dy_part.t() @ h_part
+                for dy_part, h_part in zip(slices, by_part(h, parts), strict=True)
+            ]
+            into_branch = None
+            if ctx.has_branch:
+                into_branch = dh @ layer.a
+            elif dx is not None:
+                dx.addmm_(dh, layer.a)
+            of_parameters = (each for pair in zip(da, db, strict=True) for each in pair)
+            return dx, into_branch, None, None, *of_parameters
+
+    return LoraProduct
