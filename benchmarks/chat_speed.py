@@ -76,7 +76,8 @@ class Clock:
         self.times: list[float] = []
         self.started = time.monotonic()
 
-    def put(self, value: Any) -> None:
+    def put(self, value: Any) -> None:  # noqa: ARG002
+        """Called with the prompt, then with each token."""
         self.times.append(time.monotonic())
 
     def end(self) -> None:
