@@ -153,7 +153,8 @@ def _compare(chat: Chat, argument: str) -> None:
         decoding = conversation.decoding.model_copy(update={"seed": seed})
         answer = model.answer(conversation.prompt(question), decoding, chat.view.stop)
         seed = answer.seed
-        title = name if model.adapter_version in {None, name} else f"{name} {model.adapter_version}"
+        version = model.adapter_version
+        title = "base" if version is None else name if name == version else f"{name} {version}"
         chat.view.waiting(f"{title} answers", answer)
         if answer.finish_reason == "stopped":
             chat.view.note("stopped")

@@ -69,7 +69,7 @@ def served(deployment):
         yield url, lines[1]
     finally:
         server.send_signal(signal.SIGINT)
-        server.wait(timeout=60)
+        server.communicate(timeout=60)
 
 
 def client_of(url, key=KEY):
@@ -114,7 +114,9 @@ def test_an_openai_client_gets_the_same_greedy_answer(served, inferred):
     assert whole.usage.completion_tokens == 8
     pieces = [chunk.choices[0].delta.content for chunk in client.chat.completions.create(
         **asked, stream=True)]  # fmt: skip
-    assert "".join(piece or "" for piece in pieces) == inferred["answer"]
+    # A stream of transformers' server ends before a character that the token limit cuts through.
+    streamed = "".join(piece or "" for piece in pieces)
+    assert streamed.rstrip("\ufffd") == inferred["answer"].rstrip("\ufffd") != ""
     shorter = client.chat.completions.create(**asked, max_tokens=3)
     assert shorter.usage.completion_tokens == 3
 
@@ -218,7 +220,7 @@ def test_every_command_at_a_terminal(deployment, tmp_path):
         ("Why\x1b\rnot?\r", r"cut at 6 tokens"),
         ("/stats\r", r"\d+ prompt tokens, 6 tokens in"),
         ("/params\r", r"repetition_penalty\s+1\.3"),
-        ("/compare\r", r"none [\s\S]*─ a{16} "),
+        ("/compare\r", r"─ base ─[\s\S]*─ a{16} ─"),
         ("/retry\r", r"cut at 6 tokens[\s\S]*cut at 6 tokens"),
         (f"/save {file}\r", "1 training row added"),
         ("/undo\r", "taken back: Why"),
