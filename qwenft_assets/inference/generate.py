@@ -158,9 +158,10 @@ def answer_batch(
     """The answers to several rendered prompts, in their order, without blanks around them.
 
     One after the other: padded into one batch, the penalties would count padding, and rounding
-    would depend on the neighbours.
+    would depend on the neighbours. No prompt is too long: a report shows every row it draws.
     """
-    decoder = Decoder(model, context_tokens(model, decoding))
+    longest = max((len(tokenizer(prompt).input_ids) for prompt in prompts), default=0)
+    decoder = Decoder(model, longest + decoding.max_new_tokens)
     answering = AnsweringModel(decoder, tokenizer, "", None, Path())
     answers = [answering.answer(prompt, decoding) for prompt in prompts]
     return ["".join(answer).strip() for answer in answers]
