@@ -131,8 +131,11 @@ def _guard(app: Any, api_key: str | None) -> None:
             served = ", ".join(sorted(SERVED_PATHS))
             return refuse(404, f"{path}: not served here. There is: {served}.", "not_found")
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        needs_key = api_key is not None and path not in OPEN_PATHS
-        if needs_key and not hmac.compare_digest(given.encode(), api_key.encode()):
+        if (
+            api_key is not None
+            and path not in OPEN_PATHS
+            and not hmac.compare_digest(given.encode(), api_key.encode())
+        ):
             return refuse(401, "wrong or missing API key.", "invalid_api_key")
         return await go_on(request)
 

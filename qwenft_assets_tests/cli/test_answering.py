@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from typing import Any
 
 import pexpect
 import pyte
@@ -134,7 +135,7 @@ def test_what_the_server_refuses(served):
     import openai
 
     url, _ = served
-    hello = [{"role": "user", "content": "Hello"}]
+    hello: Any = [{"role": "user", "content": "Hello"}]
     ask = client_of(url).chat.completions.create
     with pytest.raises(openai.NotFoundError, match=r"no model 'gpt-5' here\. There is: qwenft-sm"):
         ask(model="gpt-5", messages=hello)
