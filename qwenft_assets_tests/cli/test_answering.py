@@ -213,7 +213,7 @@ class Terminal:
 def test_every_command_at_a_terminal(deployment, tmp_path):
     file = tmp_path / "talk.jsonl"
     terminal = Terminal(deployment, tmp_path / "state", *GREEDY)
-    terminal.wait_for(rf"tiny-qwen2, adapter {VERSION}[\s\S]*> ")
+    terminal.wait_for(rf"tiny-qwen2, adapter {VERSION}[\s\S]*\n>")
     for line, shown in (
         ("/help\r", r"/compare \[A B\] \[TEXT\][\s\S]*/quit"),
         ("/set temperature hot\r", "temperature hot: input should be a valid number"),
@@ -244,7 +244,7 @@ def test_every_command_at_a_terminal(deployment, tmp_path):
 def test_ctrl_c_stops_an_answer_and_not_the_program(deployment, tmp_path):
     long = ("--max-new-tokens", "900", "--no-repeat-ngram-size", "0", "--seed", "1")
     terminal = Terminal(deployment, tmp_path, *long)
-    terminal.wait_for("> ")
+    terminal.wait_for(r"\n>")
     terminal.type("Why?\r")
     terminal.wait_for(r"> Why\?\n+\S")  # the first lines of the answer
     terminal.type("\x03")
