@@ -10,6 +10,8 @@ QwenftError
 ├── TrainingError      training itself: loss not finite, nothing to learn from
 ├── EvaluationError    nothing to evaluate, adapter and data that do not belong together
 ├── AdapterError       no such adapter, or one of another base model
+├── PromptError        what is asked cannot be read, or is longer than the window
+├── ServeError         the server cannot start as asked
 └── ReleaseError       no such version in the history
 
 A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
@@ -55,6 +57,14 @@ class EvaluationError(QwenftError):
 
 class AdapterError(QwenftError):
     """There is no such adapter, or it belongs to another base model."""
+
+
+class PromptError(QwenftError):
+    """What is asked cannot be read, or does not fit the context window."""
+
+
+class ServeError(QwenftError):
+    """The server cannot start as asked."""
 
 
 class ReleaseError(QwenftError):

@@ -1,31 +1,27 @@
 """`qwenft chat`: a conversation in the terminal; plain text when it is piped."""
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from qwenft_assets.cli.infer import (
+from qwenft_assets.cli.answering import (
+    CompileOption,
     MaxNewTokensOption,
+    NoRepeatNgramSizeOption,
+    RepetitionPenaltyOption,
     SeedOption,
     TemperatureOption,
-    load_answering_model,
+    TopPOption,
+    WindowTokensOption,
+    answering_models,
+    decoded_input,
     with_decoding,
 )
-from qwenft_assets.cli.options import (
-    AdapterOption,
-    ConfigOption,
-    RecipeOption,
-    load,
-    recipe_named,
-    use_dagster_home,
-)
+from qwenft_assets.cli.options import AdapterOption, ConfigOption, RecipeOption, load, recipe_named
 
 if TYPE_CHECKING:
-    from qwenft_assets.config import DecodingConfig
-    from qwenft_assets.inference.load import LoadedModel
-    from qwenft_assets.text.chatml import Turn
-
-LEAVE = {"exit", "quit", "/exit", "/quit"}
+    from qwenft_assets.inference.load import AnsweringModels
 
 
 def chat(
@@ -34,83 +30,100 @@ def chat(
     adapter: AdapterOption = None,
     max_new_tokens: MaxNewTokensOption = None,
     temperature: TemperatureOption = None,
+    top_p: TopPOption = None,
+    repetition_penalty: RepetitionPenaltyOption = None,
+    no_repeat_ngram_size: NoRepeatNgramSizeOption = None,
+    window_tokens: WindowTokensOption = None,
+    compile_step: CompileOption = None,
     seed: SeedOption = None,
 ) -> None:
-    r"""Talk to the adapter. `exit` or `quit` leaves; Ctrl-C stops an answer, not the program.
+    r"""Talk to the adapter. /help lists the commands; Ctrl-C stops an answer, not the program.
 
     Examples: `qwenft chat`, `qwenft chat --adapter none --temperature 0`,
-    `printf 'Hello\nexit\n' | qwenft chat`
+    `printf 'Hello\n/stats\nexit\n' | qwenft chat`
     """
-    settings = with_decoding(load(config), max_new_tokens, temperature, seed)
-    loaded = load_answering_model(settings, recipe_named(settings, recipe), adapter)
-    who = loaded.adapter_version or "no adapter"
-    if sys.stdin.isatty():
-        print(f"{settings.training.base_model}, {who}. `exit` leaves.", file=sys.stderr)
-    converse(loaded, settings.decoding, settings.training.max_length_tokens, _questions())
-
-
-def converse(
-    loaded: "LoadedModel",
-    decoding: "DecodingConfig",
-    window_tokens: int,
-    questions: Iterator[str],
-) -> None:
-    """Answer each question in turn, with what was said before as far as the window reaches."""
-    from qwenft_assets.inference.generate import stream_answer
-    from qwenft_assets.text.chatml import Turn, render_conversation
-
-    turns: list[Turn] = []
-    for question in questions:
-        turns.append(Turn("user", question))
-        turns = within_window(loaded, turns, window_tokens)
-        pieces: list[str] = []
-        answer = stream_answer(loaded.model, loaded.tokenizer, render_conversation(turns), decoding)
-        try:
-            for piece in answer:
-                pieces.append(piece)
-                print(piece, end="", flush=True)
-        except KeyboardInterrupt:
-            answer.close()
-            print(" [stopped]", end="")
-        print()
-        turns.append(Turn("assistant", "".join(pieces)))
-
-
-def within_window(loaded: "LoadedModel", turns: list["Turn"], window_tokens: int) -> list["Turn"]:
-    """The newest turns whose rendering fits; the last one always stays."""
-    from qwenft_assets.text.chatml import render_conversation
-
-    kept = list(turns)
-    while (
-        len(kept) > 1 and len(loaded.tokenizer(render_conversation(kept)).input_ids) > window_tokens
-    ):
-        kept = kept[2:]
-        print("(older turns dropped: the context window is full)", file=sys.stderr)
-    return kept
-
-
-def _questions() -> Iterator[str]:
-    """What the user types, line by line, until `exit`, `quit` or the end of the input."""
-    lines = _typed_lines() if sys.stdin.isatty() else (line for line in sys.stdin)
-    for line in lines:
-        question = line.strip()
-        if question.lower() in LEAVE:
-            return
-        if question:
-            yield question
-
-
-def _typed_lines() -> Iterator[str]:
-    from prompt_toolkit import PromptSession
-    from prompt_toolkit.history import FileHistory
-
-    session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(use_dagster_home() / "chat_history"))
+    settings = with_decoding(
+        load(config),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+        no_repeat_ngram_size=no_repeat_ngram_size,
+        window_tokens=window_tokens,
+        compile=compile_step,
+        seed=seed,
     )
-    while True:
-        try:
-            yield session.prompt("> ")
-        except KeyboardInterrupt:
-            continue
-        except EOFError:
+    models = answering_models(settings, recipe_named(settings, recipe), adapter)
+    if sys.stdin.isatty() and sys.stdout.isatty():
+        _chat_at_terminal(models, adapter)
+    else:
+        _chat_in_pipe(models, adapter)
+
+
+def _chat_at_terminal(models: "AnsweringModels", adapter: str | None) -> None:
+    from rich.console import Console
+
+    from qwenft_assets.cli.chat_commands import Chat, describe_model
+    from qwenft_assets.cli.chat_terminal import TerminalView, run_terminal_chat
+
+    console = Console(highlight=False)
+    talk = Chat(models, adapter, TerminalView(console))
+    console.print(f"[bold]{describe_model(talk)}[/bold]")
+    console.print("[dim]/help lists the commands; Ctrl-C stops an answer, exit leaves[/dim]\n")
+    run_terminal_chat(talk, console)
+
+
+def _chat_in_pipe(models: "AnsweringModels", adapter: str | None) -> None:
+    from qwenft_assets.cli.chat_commands import Chat
+
+    talk = Chat(models, adapter, PlainView())
+    for line in _piped_lines():
+        if not talk.handle(line):
             return
+
+
+def _piped_lines() -> Iterator[str]:
+    """Lines of standard input; one that ends with a backslash goes on in the next."""
+    pending = ""
+    for number, content in enumerate(sys.stdin.buffer, 1):
+        line = decoded_input(content, number).rstrip("\r\n")
+        if line.endswith("\\"):
+            pending += line[:-1] + "\n"
+            continue
+        yield pending + line
+        pending = ""
+    if pending:
+        yield pending
+
+
+class PlainView:
+    """Text without decoration: answers on standard output, notes on standard error."""
+
+    def __init__(self) -> None:
+        """Nothing sets `stop` here: an interrupt ends a pipe as a whole."""
+        self.stop = threading.Event()
+
+    def note(self, text: str) -> None:
+        """A line in brackets."""
+        print(f"({text})", file=sys.stderr, flush=True)
+
+    def table(self, rows: Iterable[tuple[str, str]]) -> None:
+        """A line a name."""
+        for name, value in rows:
+            print(f"{name}\t{value}")
+
+    def answer(self, pieces: Iterable[str]) -> None:
+        """Pieces as they come."""
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print(flush=True)
+
+    def side_by_side(self, left: tuple[str, str], right: tuple[str, str]) -> None:
+        """One below the other."""
+        for title, text in (left, right):
+            print(f"[{title}]\n{text}", flush=True)
+
+    def waiting(self, text: str, pieces: Iterable[str]) -> None:  # noqa: ARG002
+        """Nothing is shown meanwhile."""
+        for _ in pieces:
+            pass

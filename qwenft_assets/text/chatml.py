@@ -56,7 +56,7 @@ def render_training_text(
     system: str | None = None,
 ) -> str:
     """The prompt followed by its answer, as the model sees it in training and evaluation."""
-    return f"{render_prompt(instruction, input, system)}{_without_control(output)}{TURN_END}\n"
+    return f"{render_prompt(instruction, input, system)}{without_control(output)}{TURN_END}\n"
 
 
 def render_conversation(turns: Sequence[Turn], system: str | None = None) -> str:
@@ -64,7 +64,7 @@ def render_conversation(turns: Sequence[Turn], system: str | None = None) -> str
     system_text = SYSTEM_PROMPT if system is None else system
     parts = [Turn("system", system_text), *turns]
     rendered = "".join(
-        f"{TURN_START}{role}\n{_without_control(content)}{TURN_END}\n" for role, content in parts
+        f"{TURN_START}{role}\n{without_control(content)}{TURN_END}\n" for role, content in parts
     )
     return f"{rendered}{TURN_START}assistant\n"
 
@@ -74,8 +74,8 @@ def user_text(instruction: str, input: str) -> str:  # noqa: A002
     return f"{instruction}\n\n{INPUT_HEADING}\n{input}" if input else instruction
 
 
-def _without_control(text: str) -> str:
-    # Data must not be able to open or close a turn: a row that quotes ChatML is shown with spaces.
+def without_control(text: str) -> str:
+    """The text with spaces in every ChatML token: data must not be able to open or close a turn."""
     for token in (TURN_START, TURN_END, END_OF_TEXT):
         text = text.replace(token, f"<| {token[2:-2]} |>")
     return text
