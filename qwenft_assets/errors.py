@@ -10,7 +10,8 @@ QwenftError
 ├── TrainingError      training itself: loss not finite, nothing to learn from
 ├── EvaluationError    nothing to evaluate, adapter and data that do not belong together
 ├── AdapterError       no such adapter, or one of another base model
-└── ReleaseError       no such version in the history
+├── ReleaseError       no such version in the history
+└── PublishingError    what must not leave, a place that says no, a copy that is not what it claims
 
 A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
 other exception is a bug and keeps its traceback.
@@ -59,6 +60,10 @@ class AdapterError(QwenftError):
 
 class ReleaseError(QwenftError):
     """The registry of releases cannot do what was asked."""
+
+
+class PublishingError(QwenftError):
+    """Something must not leave, cannot be sent, or is not what its manifest says."""
 
 
 def error_by_name(name: str) -> type[QwenftError]:

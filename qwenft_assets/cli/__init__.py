@@ -9,8 +9,10 @@ from rich.console import Console
 from qwenft_assets.cli.chat import chat
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
+from qwenft_assets.cli.publish import publish
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.ui import ui
+from qwenft_assets.cli.verify import verify
 from qwenft_assets.errors import QwenftError
 
 EXIT_USER_ERROR = 2
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, sample, infer, chat, doctor, ui):
+for command in (demo, run, sample, infer, chat, publish, verify, doctor, ui):
     app.command()(command)
 
 
