@@ -70,7 +70,7 @@ class LoopbackHub(LoopbackServer):
         sha = self.commits[repo][-1]
         return Answer(200, {"id": repo, "sha": sha, "siblings": siblings, "tags": []})
 
-    def _tree(self, request: Request, kind: str, repo: str) -> Answer:  # noqa: ARG002
+    def _tree(self, request: Request, kind: str, repo: str) -> Answer:
         files = self.repos[repo].items()
         return Answer(
             200,

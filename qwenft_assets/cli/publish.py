@@ -51,7 +51,7 @@ def publish(
     stop it. Tokens come from HF_TOKEN and GITHUB_TOKEN. The same command again completes what was
     left half done.
 
-    Examples: `qwenft publish --target folder --to /media/stick`, `qwenft publish --target hub --to
+    Examples: `qwenft publish --target folder --to ../copies`, `qwenft publish --target hub --to
     me/my-adapter --no-dry-run`, `qwenft publish --target github-release --content merged`
     """
     settings = load(config)

@@ -103,7 +103,7 @@ class Scanner:
             Finding(path, number + 1, PRIVATE_ROW) for number in self._quoted(lines, suffix)
         ]
         if not any(fnmatchcase(path, pattern) for pattern in self.exempt):
-            # Rows of public datasets may well talk about /home/user; cards and records do not.
+            # Rows of public datasets may well talk about home folders; cards and records do not.
             any_machine = suffix not in _ONE_VALUE_A_LINE
             findings += [
                 Finding(path, number, kind)

@@ -11,7 +11,7 @@ from qwenft_assets.release.publishing.scan import Scanner, scan
 from qwenft_assets_tests.release.publishing.conftest import PRIVATE_REPORT
 
 TOKEN = "hf_" + "aB3dE5gH7jK9mN1pQ3sT5vW7xY9zA1cE3"
-CHINESE = "低温下晶振不起振，原因是负载电容选错了封装。"
+CHINESE = "夜间值班时三号泵突然停转，后来发现是接线端子松动。"
 
 
 @pytest.fixture
