@@ -1,5 +1,7 @@
 """The cards: valid for the Hub, true to the records, silent about private rows."""
 
+from typing import Any
+
 import httpx
 import pytest
 from huggingface_hub import ModelCard, close_session, set_client_factory
@@ -42,7 +44,9 @@ def test_both_cards_pass_the_clients_validation(released, validated_on_loopback)
 
 
 def test_the_metadata_names_base_data_licence_and_results(released):
-    data = ModelCard.load(build_bundle(released.subject(), "adapter").folder / "README.md").data
+    data: Any = ModelCard.load(
+        build_bundle(released.subject(), "adapter").folder / "README.md"
+    ).data
     assert (data.base_model, data.library_name, data.license) == (BASE, "peft", "apache-2.0")
     assert data.to_dict()["base_model_relation"] == "adapter"
     assert data.datasets == [
@@ -73,6 +77,6 @@ def test_bundled_stand_ins_are_not_passed_off_as_the_datasets(released):
             "config": subject.config.model_copy(update={"sources": sources}),
         }
     )
-    card = render_model_card(bundled, "adapter")
+    card: Any = render_model_card(bundled, "adapter")
     assert card.data.datasets == ["me/tiny-mixture"]
     assert "bundled stand-in for [qiaojin/PubMedQA]" in str(card)

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from qwenft_assets.errors import PublishingError
+from qwenft_assets.progress import no_progress
 from qwenft_assets.release.publishing.manifest import verify_copy
 from qwenft_assets.release.publishing.targets import git as git_target
 from qwenft_assets_tests.release.publishing.conftest import BASE
@@ -75,7 +76,7 @@ def test_a_branch_that_holds_something_else_is_left_alone(released, bare, tmp_pa
     bundle = released.prepare("folder", where=str(tmp_path / "x")).bundle
     target = git_target.GitTarget(bare.as_uri(), "adapter", use_lfs=False)
     with pytest.raises(PublishingError, match="holds something else"):
-        target.publish(bundle, lambda *_: None)
+        target.publish(bundle, no_progress)
     assert git("-C", str(bare), "show", "adapter:thesis.txt") == "x"
 
 
@@ -84,7 +85,7 @@ def test_a_large_file_outside_lfs_is_refused(released, bare, tmp_path, monkeypat
     bundle = released.prepare("folder", where=str(tmp_path / "x")).bundle
     target = git_target.GitTarget(bare.as_uri(), "adapter", use_lfs=False)
     with pytest.raises(PublishingError, match="and not in Git LFS"):
-        target.publish(bundle, lambda *_: None)
+        target.publish(bundle, no_progress)
     assert git("-C", str(bare), "branch", "--list") == ""
 
 
@@ -94,5 +95,5 @@ def test_errors_of_git_name_no_token(released, tmp_path):
     target = git_target.GitTarget(address, "adapter", use_lfs=False)
     assert "very-secret" not in target.describe(bundle)
     with pytest.raises(PublishingError, match="git ls-remote failed") as failure:
-        target.publish(bundle, lambda *_: None)
+        target.publish(bundle, no_progress)
     assert "very-secret" not in str(failure.value)

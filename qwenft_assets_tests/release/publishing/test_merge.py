@@ -68,9 +68,8 @@ def test_gguf_without_a_converter_names_the_setting(released):
 def render_go_template(template, messages):
     """The part of Go's text/template that the Modelfile uses: range, fields, trimmed blanks."""
     template = re.sub(r"\s*\{\{-", "{{", template)
-    before, body, after = re.fullmatch(
-        r"(.*)\{\{ range \.Messages \}\}(.*)\{\{ end \}\}(.*)", template, re.DOTALL
-    ).groups()
+    before, rest = template.split("{{ range .Messages }}")
+    body, after = rest.split("{{ end }}")
     said = (
         body.replace("{{ .Role }}", role).replace("{{ .Content }}", content)
         for role, content in messages
@@ -80,11 +79,10 @@ def render_go_template(template, messages):
 
 def test_the_modelfile_renders_as_training_did(released):
     modelfile = render_modelfile(released.config.decoding)
-    template = re.search(r'^TEMPLATE """(.*?)"""$', modelfile, re.DOTALL | re.MULTILINE)[1]
+    quoted = dict(re.findall(r'^([A-Z]+) """(.*?)"""$', modelfile, re.DOTALL | re.MULTILINE))
     turns = [Turn("user", "Hi\n\nthere"), Turn("assistant", "Yes."), Turn("user", "And?")]
-    system = re.search(r'^SYSTEM """(.*?)"""$', modelfile, re.DOTALL | re.MULTILINE)[1]
-    assert system == SYSTEM_PROMPT
-    rendered = render_go_template(template, [("system", system), *turns])
+    assert quoted["SYSTEM"] == SYSTEM_PROMPT
+    rendered = render_go_template(quoted["TEMPLATE"], [("system", quoted["SYSTEM"]), *turns])
     assert rendered == render_conversation(turns)
     assert 'PARAMETER stop "<|im_end|>"' in modelfile
     assert "PARAMETER repeat_penalty 1.3" in modelfile
