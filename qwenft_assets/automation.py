@@ -1,4 +1,4 @@
-"""The two jobs that one rebuild is made of. Asset logic does not belong here.
+"""The two jobs that one rebuild is made of, and the one that shares it. Asset logic does not belong here.
 
 Two, because assets with different partition sets cannot share a run.
 https://docs.dagster.io/guides/build/jobs/asset-jobs
@@ -13,6 +13,12 @@ sources_job = dg.define_asset_job(
 )
 finetune_job = dg.define_asset_job(
     "finetune_job",
-    selection=dg.AssetSelection.assets("mixed_dataset").downstream(),
+    selection=dg.AssetSelection.assets("mixed_dataset").downstream()
+    - dg.AssetSelection.assets("published_adapter"),
     description="Mixture, adapter, evaluation and release of one recipe.",
+)
+publish_job = dg.define_asset_job(
+    "publish_job",
+    selection=dg.AssetSelection.assets("published_adapter"),
+    description="Publish the champion of one recipe where publishing.target says.",
 )

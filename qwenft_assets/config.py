@@ -1,4 +1,4 @@
-"""Every setting, in flow order: sources, mixture, training, evaluation, release, inference.
+"""Every setting, in flow order: sources, mixture, training, evaluation, release, publishing, inference.
 
 The defaults are the original recipe (Qwen2.5-7B-Instruct, QLoRA, 2 rows x 4). A file in `configs/`
 names what differs; an unknown key is an error.
@@ -22,8 +22,11 @@ SourceName = Literal[
     "stackexchange_biomed",
 ]
 RecipeName = Literal["small", "large"]
+TargetName = Literal["code-only", "git-lfs", "hub", "github-release", "folder"]
+ContentName = Literal["adapter", "merged", "gguf", "dataset", "code"]
 SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
+TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
 
 
 class Section(BaseModel):
@@ -281,7 +284,7 @@ class TrainingConfig(Section):
     seed: int = 3407
 
 
-# Evaluation, release, inference
+# Evaluation, release, publishing, inference
 
 
 class EvaluationConfig(Section):
@@ -301,6 +304,48 @@ class ReleaseConfig(Section):
         default=0.0,
         ge=0,
         description="Nats per token by which the adapter must beat the base beyond the interval.",
+    )
+
+
+class PublishingConfig(Section):
+    """Where a released adapter is shared, and under which names; tokens come from the environment."""
+
+    target: TargetName | None = Field(
+        default=None,
+        description="Where each new champion is published unattended; null: nowhere.",
+    )
+    hub_repo: str | None = Field(default=None, description="owner/name of a model on the Hub.")
+    hub_dataset_repo: str | None = Field(
+        default=None, description="owner/name of a dataset on the Hub."
+    )
+    hub_private: bool = Field(default=True, description="Of a repository that is created.")
+    github_repo: str | None = Field(default=None, description="owner/name whose releases to use.")
+    git_remote: str | None = Field(default=None, description="URL or folder of a git repository.")
+    git_branch: str | None = Field(
+        default=None, description="null: `main` for code-only, the content's name for git-lfs."
+    )
+    folder: str | None = Field(default=None, description="A folder for copies.")
+    base_model: str | None = Field(
+        default=None, description="The base model's public name, where training took a folder."
+    )
+    base_revision: str | None = Field(default=None, description="Its commit on the Hub.")
+    license: str = Field(
+        default="apache-2.0",
+        description="Licence of the adapter, as the Hub names it; the base model's must allow it.",
+    )
+    languages: tuple[str, ...] = Field(default=("en", "zh"), description="Codes, ISO 639-1.")
+    weights: Literal["bf16", "fp32"] = Field(
+        default="bf16", description="Of the published adapter; the stored one stays fp32."
+    )
+    shard_gb: float = Field(
+        default=1.9, gt=0, description="Largest file of a merged model; GitHub takes below 2."
+    )
+    llama_cpp: str | None = Field(
+        default=None, description="Checkout of llama.cpp, whose converter makes GGUF files."
+    )
+    scan_exempt: tuple[str, ...] = Field(
+        default=("qwenft_assets_tests/*",),
+        description="Paths of made-up secrets, for tests; private rows are looked for there too.",
     )
 
 
@@ -337,6 +382,7 @@ class Config(Section):
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     release: ReleaseConfig = ReleaseConfig()
+    publishing: PublishingConfig = PublishingConfig()
     decoding: DecodingConfig = DecodingConfig()
 
     def storage_path(self) -> Path:

@@ -1,16 +1,17 @@
 """The whole graph, in flow order; nothing else.
 
-source_sample → mixed_dataset → lora_adapter → evaluation → release
+source_sample → mixed_dataset → lora_adapter → evaluation → release (→ published_adapter)
 """
 
 import dagster as dg
 
 from qwenft_assets.assets.evaluation import evaluation
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.publishing import published_adapter
 from qwenft_assets.assets.release import release
 from qwenft_assets.assets.sources import source_sample
 from qwenft_assets.assets.training import lora_adapter
-from qwenft_assets.automation import finetune_job, sources_job
+from qwenft_assets.automation import finetune_job, publish_job, sources_job
 from qwenft_assets.resources import (
     GpuResource,
     ProjectResource,
@@ -19,8 +20,8 @@ from qwenft_assets.resources import (
 )
 
 defs = dg.Definitions(
-    assets=[source_sample, mixed_dataset, lora_adapter, evaluation, release],
-    jobs=[sources_job, finetune_job],
+    assets=[source_sample, mixed_dataset, lora_adapter, evaluation, release, published_adapter],
+    jobs=[sources_job, finetune_job, publish_job],
     resources={
         "project": ProjectResource(),
         "gpu": GpuResource(),

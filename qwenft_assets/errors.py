@@ -12,7 +12,8 @@ QwenftError
 ├── AdapterError       no such adapter, or one of another base model
 ├── PromptError        what is asked cannot be read, or is longer than the window
 ├── ServeError         the server cannot start as asked
-└── ReleaseError       no such version in the history
+├── ReleaseError       no such version in the history
+└── PublishingError    what must not leave, a place that says no, a copy that is not what it claims
 
 A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
 other exception is a bug and keeps its traceback.
@@ -69,6 +70,10 @@ class ServeError(QwenftError):
 
 class ReleaseError(QwenftError):
     """The registry of releases cannot do what was asked."""
+
+
+class PublishingError(QwenftError):
+    """Something must not leave, cannot be sent, or is not what its manifest says."""
 
 
 def error_by_name(name: str) -> type[QwenftError]:

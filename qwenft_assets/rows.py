@@ -96,6 +96,11 @@ def make_row(
     )
 
 
+def is_private(license: str) -> bool:  # noqa: A002
+    """Whether rows of this licence must never leave: nothing but a named licence lets them."""
+    return license.strip().casefold() in {"", "private", "proprietary", "unknown", "none"}
+
+
 def rows_to_table(rows: Sequence[InstructionRow]) -> pa.Table:
     """Rows as an Arrow table of ROW_SCHEMA, in the same order."""
     columns: list[Sequence[Any]] = list(zip(*(_values(row) for row in rows), strict=True))

@@ -54,6 +54,10 @@ class Storage:
         """Folder of the champion pointer and its history."""
         return self.root / "release" / recipe
 
+    def published(self, recipe: str, version: str, content: str) -> Path:
+        """Folder of what was made ready to be shared of one adapter version."""
+        return self.root / "published_adapter" / recipe / version / content
+
     def cache(self, kind: str) -> Path:
         """Folder of things that can be made again: `tokens`, `base_models`."""
         return self.root / "cache" / kind

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,12 @@ class Deployment:
             "COLUMNS": "200",
         }
 
-    def run(self, *command: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self,
+        *command: str,
+        text: str | None = None,
+        more_environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
         """Run `qwenft ...`, `dagster ...` or `dg ...` from the project's root."""
         return subprocess.run(
             [str(BIN / command[0]), *command[1:]],
@@ -66,7 +72,7 @@ class Deployment:
             capture_output=True,
             text=True,
             cwd=PROJECT_ROOT,
-            env=self.environment(),
+            env={**self.environment(), **(more_environment or {})},
             timeout=SECONDS,
             check=False,
         )

@@ -12,6 +12,7 @@ from qwenft_assets.definitions import defs
 
 FLOW = ["source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release"]
 GROUPS = ["sources", "mixture", "training", "evaluation", "release"]
+OPTIONAL = "published_adapter"
 HEAVY = (
     "torch",
     "transformers",
@@ -28,21 +29,23 @@ def node(name) -> Any:
     return defs.resolve_asset_graph().get(dg.AssetKey(name))
 
 
-def test_the_graph_is_the_five_assets_in_flow_order():
+def test_the_graph_is_the_five_assets_in_flow_order_and_an_optional_one_after_them():
     names = [key.to_user_string() for key in defs.resolve_asset_graph().toposorted_asset_keys]
-    assert sorted(names) == sorted(FLOW)
-    assert [name for name in names if name in FLOW] == names
-    parents = {name: {key.to_user_string() for key in node(name).parent_keys} for name in FLOW}
+    assert [*FLOW, OPTIONAL] == names
+    parents = {name: {key.to_user_string() for key in node(name).parent_keys} for name in names}
     assert parents == {
         "source_sample": set(),
         "mixed_dataset": {"source_sample"},
         "lora_adapter": {"mixed_dataset"},
         "evaluation": {"lora_adapter", "mixed_dataset"},
         "release": {"evaluation", "mixed_dataset"},
+        OPTIONAL: {"release"},
     }
 
 
-@pytest.mark.parametrize(("name", "group"), list(zip(FLOW, GROUPS, strict=True)))
+@pytest.mark.parametrize(
+    ("name", "group"), [*zip(FLOW, GROUPS, strict=True), (OPTIONAL, "release")]
+)
 def test_every_asset_is_described(name, group):
     asset = node(name)
     assert asset.group_name == group
@@ -54,7 +57,7 @@ def test_every_asset_is_described(name, group):
 
 def test_partitions_are_the_sources_and_the_recipes():
     assert node("source_sample").partitions_def.get_partition_keys() == list(SOURCE_NAMES)
-    for name in FLOW[1:]:
+    for name in (*FLOW[1:], OPTIONAL):
         assert node(name).partitions_def.get_partition_keys() == list(RECIPE_NAMES)
 
 
@@ -62,18 +65,18 @@ def test_what_uses_the_gpu_stands_in_one_queue():
     assert [name for name in FLOW if node(name).pools == {"gpu"}] == ["lora_adapter", "evaluation"]
 
 
-def test_the_two_jobs_hold_the_whole_graph():
+def test_two_jobs_rebuild_everything_and_a_third_publishes():
     selected = [
         {
             key.to_user_string()
             for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys
         }
-        for job in ("sources_job", "finetune_job")
+        for job in ("sources_job", "finetune_job", "publish_job")
     ]
-    assert selected == [{"source_sample"}, set(FLOW[1:])]
+    assert selected == [{"source_sample"}, set(FLOW[1:]), {OPTIONAL}]
 
 
-def test_everything_below_the_mixture_is_one_plus_away():
+def test_a_rebuild_is_one_plus_away_from_the_mixture_and_does_not_publish():
     graph = defs.resolve_asset_graph()
     selected = dg.AssetSelection.from_string("mixed_dataset+").resolve(graph)
     assert {key.to_user_string() for key in selected} == set(FLOW[1:])

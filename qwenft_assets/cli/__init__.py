@@ -9,9 +9,11 @@ from rich.console import Console
 from qwenft_assets.cli.chat import chat
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
+from qwenft_assets.cli.publish import publish
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.serve import serve
 from qwenft_assets.cli.ui import ui
+from qwenft_assets.cli.verify import verify
 from qwenft_assets.errors import QwenftError
 
 EXIT_USER_ERROR = 2
@@ -24,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, sample, infer, chat, serve, doctor, ui):
+for command in (demo, run, sample, infer, chat, serve, publish, verify, doctor, ui):
     app.command()(command)
 
 

@@ -108,6 +108,8 @@ def rebuild(
             }
             _execute(instance, "sources_job", tags=tags)
         unchanged = _execute(instance, "finetune_job", partition_key=recipe)
+        if config.publishing.target is not None:
+            unchanged += _execute(instance, "publish_job", partition_key=recipe)
     summary = summarize(config, recipe, storage, time.monotonic() - started, unchanged)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, indent=2))

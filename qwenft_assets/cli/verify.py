@@ -1,0 +1,35 @@
+"""`qwenft verify`: whether a published copy is what its manifest says."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from qwenft_assets.cli.options import JsonOption
+
+
+def verify(
+    path: Annotated[Path, typer.Argument(help="The folder of a copy, or its manifest.json.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Check every file of a published copy against its manifest; names the first that differs.
+
+    Example: `qwenft verify ~/Downloads/adapter-small-e8455ba9454f71a9`
+    """
+    from qwenft_assets.release.publishing.manifest import verify_copy
+
+    verified = verify_copy(path)
+    manifest, files = verified.manifest, len(verified.manifest["files"])
+    if as_json:
+        found = {"verified_files": files, "unlisted": list(verified.unlisted), "manifest": manifest}
+        print(json.dumps(found, ensure_ascii=False, indent=2))
+        return
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console.print(
+        f"ok: {files} files of {manifest['content']} {manifest['version']} "
+        f"({manifest['base_model']} at {manifest['base_revision']})"
+    )
+    for name in verified.unlisted:
+        console.print(f"  not in the manifest: {name}")

@@ -1,0 +1,79 @@
+"""The stage: what would go where, and sending it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from qwenft_assets.config import Config, ContentName, RecipeName, TargetName
+from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.release.publishing.bundle import Bundle, build_bundle
+from qwenft_assets.release.publishing.subject import Subject, find_subject
+from qwenft_assets.release.publishing.targets import Outcome, Target, make_target
+from qwenft_assets.storage import Storage
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A scanned bundle and the place it is for."""
+
+    subject: Subject
+    bundle: Bundle
+    target: Target
+
+    def as_json(self) -> dict[str, Any]:
+        """What would go where: `files` with path, bytes and the way each goes."""
+        carried = self.target.carried(self.bundle)
+        return {
+            "content": self.bundle.content,
+            "version": self.subject.version,
+            "released": self.subject.released,
+            "where": self.target.describe(self.bundle),
+            "folder": str(self.bundle.folder),
+            "files": [
+                {"path": path, "bytes": size, "as": carried[path]}
+                for path, size in self.bundle.files.items()
+            ],
+            "bytes": sum(self.bundle.files.values()),
+            "private_train_rows": sum(s.train_rows for s in self.subject.shares if s.private),
+        }
+
+    def publish(self, report_progress: ReportProgress = no_progress) -> Outcome:
+        """Send it; again completes what was left half done.
+
+        Raises:
+            PublishingError: The place said no, or went on failing.
+        """
+        return self.target.publish(self.bundle, report_progress)
+
+
+def prepare(
+    config: Config,
+    recipe: RecipeName,
+    target: TargetName,
+    storage: Storage,
+    *,
+    content: ContentName | None = None,
+    version: str | None = None,
+    where: str | None = None,
+    report_progress: ReportProgress = no_progress,
+) -> Publication:
+    """Build and scan what would leave; asks nobody.
+
+    Args:
+        config: Of the deployment.
+        recipe: Whose adapter.
+        target: Which way out.
+        storage: Where the adapter lies.
+        content: What of it; None: the adapter, or the code for `code-only`.
+        version: None: the champion.
+        where: In place of what the config says.
+        report_progress: Called while parts are made and scanned.
+
+    Raises:
+        PublishingError: The scan found something, or a setting is missing.
+        AdapterError: There is no such adapter.
+    """
+    what: ContentName = content or ("code" if target == "code-only" else "adapter")
+    place = make_target(target, config, what, where)
+    subject = find_subject(config, recipe, version, storage)
+    bundle = build_bundle(subject, what, report_progress)
+    return Publication(subject, bundle, place)
