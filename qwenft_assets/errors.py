@@ -10,10 +10,11 @@ QwenftError
 ├── TrainingError      training itself: loss not finite, nothing to learn from
 ├── EvaluationError    nothing to evaluate, adapter and data that do not belong together
 ├── AdapterError       no such adapter, or one of another base model
-└── ReleaseError       no such version in the history
+├── ReleaseError       no such version in the history
+└── GateRefusedError   the release gate said no: nothing is broken
 
-A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
-other exception is a bug and keeps its traceback.
+A message is one line: what, where, how to fix. The command line prints it and exits with 2, or with
+3 after a refusal of the gate; every other exception is a bug and keeps its traceback.
 """
 
 
@@ -59,6 +60,10 @@ class AdapterError(QwenftError):
 
 class ReleaseError(QwenftError):
     """The registry of releases cannot do what was asked."""
+
+
+class GateRefusedError(QwenftError):
+    """The release gate said no; the run did its work, and the champion stays."""
 
 
 def error_by_name(name: str) -> type[QwenftError]:

@@ -28,7 +28,10 @@ training:
   warmup_steps: 0
   evaluate_every_steps: 2
   gradient_checkpointing: false
-evaluation: {{sample_rows: 1, sample_max_new_tokens: 4}}
+evaluation:
+  {{sample_rows: 1, sample_max_new_tokens: 4, bundled_prompts: 2, prompt_max_new_tokens: 4}}
+# What a random model of 600 tokens says is noise.
+release: {{min_canary_share: 0}}
 decoding: {{max_new_tokens: 8}}
 """
 

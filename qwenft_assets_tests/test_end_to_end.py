@@ -65,7 +65,7 @@ def test_every_contract_file_is_there(rebuilt):
     evaluation = root / "evaluation" / "small" / version
     assert read(evaluation / "evaluation.json")["adapter_version"] == version
     assert (evaluation / "report.md").is_file()
-    assert len((evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert len((evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert read(root / "release" / "small" / "champion.json")["version"] == version
     assert len((root / "release" / "small" / "history.jsonl").read_text().splitlines()) == 1
     assert not list(root.rglob("*.part"))
@@ -120,7 +120,7 @@ def test_the_instance_holds_data_versions_figures_and_checks(rebuilt, monkeypatc
     assert any("loss" in entry.user_message and "step 1/" in entry.user_message for entry in log)
     checks: list[Any] = [entry.dagster_event for entry in log if entry.dagster_event]
     passed = [e.asset_check_evaluation_data.passed for e in checks if e.event_type_value == CHECK]
-    assert passed == [True] * 5
+    assert passed == [True] * 6
 
 
 def test_two_deployments_build_the_same_bytes(rebuilt, tmp_path, base_model):

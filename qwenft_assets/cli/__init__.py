@@ -9,6 +9,7 @@ from rich.console import Console
 from qwenft_assets.cli.chat import chat
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
+from qwenft_assets.cli.releases import releases
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.ui import ui
 from qwenft_assets.errors import QwenftError
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 for command in (demo, run, sample, infer, chat, doctor, ui):
     app.command()(command)
+app.add_typer(releases, name="releases")
 
 
 def main() -> None:
