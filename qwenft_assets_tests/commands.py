@@ -57,7 +57,7 @@ class Deployment:
             "DAGSTER_HOME": str(self.folder / "dagster_home"),
             "QWENFT_CONFIG": str(self.config),
             "QWENFT_STORAGE": str(self.storage),
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
             "COLUMNS": "200",
         }
 
