@@ -9,7 +9,7 @@ from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_
 from qwenft_assets.inference.load import load_model
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.text.chatml import render_prompt, render_training_text
-from qwenft_assets.training.tokens import tokenize_mixture
+from qwenft_assets.training.tokens import tokenize_rows
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `bench`)"
@@ -25,16 +25,10 @@ def loaded(trained):
 @pytest.fixture(scope="module")
 def held_out(trained, loaded):
     """Pairs of row and tokens, for rows that no limit has cut."""
-    mixed = read_mixture(trained.storage, "small")
-    tokens = tokenize_mixture(
-        mixed, trained.job.mixture_version, loaded.tokenizer, loaded.base_path,
-        trained.job.training, trained.storage,
-    )  # fmt: skip
-    pairs = [
-        (item.row, row)
-        for item, row in zip(mixed, tokens, strict=True)
-        if row.split == "eval" and not row.truncated
-    ]
+    mixed = [item for item in read_mixture(trained.storage, "small") if item.split == "eval"]
+    whole = trained.job.training.model_copy(update={"max_length_tokens": 1024})
+    tokens = tokenize_rows(mixed, loaded.tokenizer, whole)
+    pairs = [(item.row, row) for item, row in zip(mixed, tokens, strict=True) if not row.truncated]
     assert len(pairs) >= 4
     return pairs
 
