@@ -8,6 +8,7 @@ lm-eval (extra `bench`) one row at a time over all logits stands in for it. Prin
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -30,7 +31,6 @@ from qwenft_assets.config import LoraConfig, TrainingConfig  # noqa: E402
 from qwenft_assets.mixture.build import MixedRow  # noqa: E402
 from qwenft_assets.rows import make_row  # noqa: E402
 from qwenft_assets.storage import Storage  # noqa: E402
-from qwenft_assets.text.chatml import render_prompt, render_training_text  # noqa: E402
 from qwenft_assets.training.base_model import fetch_base_model, find_base_model  # noqa: E402
 from qwenft_assets.training.engines.peft import (  # noqa: E402
     add_lora,
@@ -88,21 +88,21 @@ def sums(
 
 
 def log_likelihoods(
-    model: Any, tokenizer: Any, mixed: Sequence[MixedRow], tokens: Sequence[TokenRow]
+    model: Any, tokenizer: Any, tokens: Sequence[TokenRow]
 ) -> tuple[str, list[float]]:
     """Who computed them, and the answers' log-likelihoods, negated."""
     if importlib.util.find_spec("lm_eval") is None:
         return "all logits, one row at a time", [_of_all_logits(model, row) for row in tokens]
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
-
-    judge = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=False)
-    requests = []
-    for number, (row, _, _) in enumerate(mixed):
-        prompt = render_prompt(row.instruction, row.input)
-        text = render_training_text(row.instruction, row.input, row.output)
-        requests.append(Instance("loglikelihood", {}, (prompt, text.removeprefix(prompt)), number))
-    answers = judge.loglikelihood(requests, disable_tqdm=True)
+    huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
+    judge = huggingface.HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=False
+    )
+    # As tokens: from text, lm-eval would count the newline before the answer as part of it.
+    requests = [
+        (("", ""), row.input_ids[: row.answer_start], row.input_ids[row.answer_start :])
+        for row in tokens
+    ]
+    answers = judge._loglikelihood_tokens(requests, disable_tqdm=True)  # noqa: SLF001
     return f"lm-eval {version('lm-eval')} HFLM", [-float(answer[0]) for answer in answers]
 
 
@@ -137,7 +137,7 @@ def main() -> None:
     mixed = read_rows(options.pubmedqa, options.rows)
     tokens = tokenize_rows(mixed, tokenizer, settings)
     by_batch = {size: sums(model, tokens, size) for size in BATCH_ROWS}
-    judge, expected = log_likelihoods(model, tokenizer, mixed, tokens)
+    judge, expected = log_likelihoods(model, tokenizer, tokens)
     full, answers = by_batch[BATCH_ROWS[-1]]
     totals = {size: sum(both[0]) for size, both in by_batch.items()}
     figures = {

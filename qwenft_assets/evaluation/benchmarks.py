@@ -1,7 +1,8 @@
 """Public benchmarks by EleutherAI's lm-eval, an optional extra, on base and adapter."""
 
+import importlib
 import importlib.util
-from typing import Any
+from typing import Any, cast
 
 from qwenft_assets.child_process import Log
 from qwenft_assets.config import PROJECT_ROOT, EvaluationConfig
@@ -26,24 +27,24 @@ def run_benchmarks(loaded: LoadedModel, settings: EvaluationConfig, log: Log) ->
             "evaluation.benchmarks needs lm-eval. Install it with `pip install 'qwenft[bench]'`, or "
             "remove that setting."
         )
-    from lm_eval import simple_evaluate
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
+    lm_eval, models, tasks = (
+        cast("Any", importlib.import_module(f"lm_eval{name}"))
+        for name in ("", ".models.huggingface", ".tasks")
+    )
     own = settings.benchmark_tasks_path
-    manager = TaskManager(include_path=str(PROJECT_ROOT / own) if own else None)
+    manager = tasks.TaskManager(include_path=str(PROJECT_ROOT / own) if own else None)
     unknown = [task for task in settings.benchmarks if task not in manager.all_tasks]
     if unknown:
         raise EvaluationError(
             f"evaluation.benchmarks: lm-eval has no task {unknown[0]!r}. `lm-eval ls tasks` lists "
             "them; evaluation.benchmark_tasks_path adds your own."
         )
-    model = HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8)
+    model = models.HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=8)
     scores: Scores = {}
     for who in (BASE, ADAPTER):
         log(f"benchmarks {', '.join(settings.benchmarks)} of the {who}")
         with acting_as(loaded.model, who):
-            answer: Any = simple_evaluate(
+            answer = lm_eval.simple_evaluate(
                 model=model,
                 tasks=list(settings.benchmarks),
                 task_manager=manager,

@@ -189,7 +189,8 @@ def _trained_questions(evaluation_folder: Path) -> frozenset[str]:
     path = evaluation_folder / TRAINED_QUESTIONS_FILE
     if not path.exists():
         return frozenset()
-    return frozenset(read_parquet(path).column("question").to_pylist())
+    questions: list[Any] = read_parquet(path).column("question").to_pylist()
+    return frozenset(questions)
 
 
 def _answers(

@@ -88,7 +88,7 @@ def _better_than_base(evaluation: Mapping[str, Any], settings: ReleaseConfig) ->
     return RuleResult(
         "better_than_base",
         False,
-        f"{interval}; its upper end is {short:.4f} above the {-settings.min_delta_loss:+.4f} "
+        f"{interval}; its upper end is {short:.4f} above the {0 - settings.min_delta_loss:+.4f} "
         "it must lie below",
     )
 

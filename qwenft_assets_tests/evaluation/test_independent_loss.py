@@ -8,7 +8,6 @@ import pytest
 from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model
 from qwenft_assets.inference.load import load_model
 from qwenft_assets.mixture.build import read_mixture
-from qwenft_assets.text.chatml import render_prompt, render_training_text
 from qwenft_assets.training.tokens import tokenize_rows
 
 needs_lm_eval = pytest.mark.skipif(
@@ -24,33 +23,31 @@ def loaded(trained):
 
 @pytest.fixture(scope="module")
 def held_out(trained, loaded):
-    """Pairs of row and tokens, for rows that no limit has cut."""
+    """Held-out rows that no limit has cut."""
     mixed = [item for item in read_mixture(trained.storage, "small") if item.split == "eval"]
     whole = trained.job.training.model_copy(update={"max_length_tokens": 1024})
     tokens = tokenize_rows(mixed, loaded.tokenizer, whole)
-    pairs = [(item.row, row) for item, row in zip(mixed, tokens, strict=True) if not row.truncated]
-    assert len(pairs) >= 4
-    return pairs
+    rows = [row for row in tokens if not row.truncated]
+    assert len(rows) >= 4
+    return rows
 
 
 @needs_lm_eval
 @pytest.mark.filterwarnings("ignore")
 def test_answers_have_the_log_likelihood_that_lm_eval_gives_them(loaded, held_out):
     lm_eval: Any = pytest.importorskip("lm_eval.models.huggingface")
-    instance: Any = pytest.importorskip("lm_eval.api.instance").Instance
     model = lm_eval.HFLM(
         pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=2, add_bos_token=False
     )
-    requests = []
-    for number, (row, _) in enumerate(held_out):
-        prompt = render_prompt(row.instruction, row.input)
-        text = render_training_text(row.instruction, row.input, row.output)
-        arguments = (prompt, text.removeprefix(prompt))
-        requests.append(instance("loglikelihood", {}, arguments, number))
+    # As tokens: from text, lm-eval would count the newline before the answer as part of it.
+    requests = [
+        (("", ""), row.input_ids[: row.answer_start], row.input_ids[row.answer_start :])
+        for row in held_out
+    ]
     for who in (BASE, ADAPTER):
-        ours = losses_by_model(loaded.model, [row for _, row in held_out], 512, (who,))[who]
+        ours = losses_by_model(loaded.model, held_out, 512, (who,))[who]
         with acting_as(loaded.model, who):
-            theirs = model.loglikelihood(requests, disable_tqdm=True)
+            theirs = model._loglikelihood_tokens(requests, disable_tqdm=True)
         for loss, (log_likelihood, _) in zip(ours, theirs, strict=True):
             assert loss.answer.nll == pytest.approx(-log_likelihood, rel=1e-4)
         assert sum(loss.answer.nll for loss in ours) > 100
@@ -60,8 +57,8 @@ def test_whole_texts_have_the_loss_of_all_logits_at_once(loaded, held_out):
     import torch
 
     for who in (BASE, ADAPTER):
-        ours = losses_by_model(loaded.model, [row for _, row in held_out], 512, (who,))[who]
-        for (_, row), loss in zip(held_out, ours, strict=True):
+        ours = losses_by_model(loaded.model, held_out, 512, (who,))[who]
+        for row, loss in zip(held_out, ours, strict=True):
             ids = torch.tensor([row.input_ids])
             with acting_as(loaded.model, who), torch.inference_mode():
                 logits = loaded.model(input_ids=ids).logits[0].float()

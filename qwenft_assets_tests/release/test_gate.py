@@ -76,7 +76,7 @@ def test_a_rule_says_by_how_much_it_is_broken():
     detail = broken(evaluation(delta_loss=-0.01, delta_loss_ci95=[-0.05, 0.03]))["better_than_base"]
     assert detail == (
         "delta loss -0.0100, 95 % interval -0.0500 to +0.0300; its upper end is 0.0300 above the "
-        "-0.0000 it must lie below"
+        "+0.0000 it must lie below"
     )
 
 
