@@ -13,10 +13,11 @@ QwenftError
 ├── PromptError        what is asked cannot be read, or is longer than the window
 ├── ServeError         the server cannot start as asked
 ├── ReleaseError       no such version in the history
+├── GateRefusedError   the release gate said no: nothing is broken
 └── PublishingError    what must not leave, a place that says no, a copy that is not what it claims
 
-A message is one line: what, where, how to fix. The command line prints it and exits with 2; every
-other exception is a bug and keeps its traceback.
+A message is one line: what, where, how to fix. The command line prints it and exits with 2, or with
+3 after a refusal of the gate; every other exception is a bug and keeps its traceback.
 """
 
 
@@ -74,6 +75,10 @@ class ReleaseError(QwenftError):
 
 class PublishingError(QwenftError):
     """Something must not leave, cannot be sent, or is not what its manifest says."""
+
+
+class GateRefusedError(QwenftError):
+    """The release gate said no; the run did its work, and the champion stays."""
 
 
 def error_by_name(name: str) -> type[QwenftError]:

@@ -13,15 +13,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
+from pydantic import BaseModel, ValidationError
 
-from qwenft_assets.errors import StorageError
+from qwenft_assets.errors import QwenftError, StorageError
 
 MIXTURE_FILE = "mixed_finetune_dataset.jsonl"
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 @dataclass(frozen=True)
@@ -165,6 +168,37 @@ def read_json(path: Path) -> dict[str, Any] | None:
     if not isinstance(value, dict):
         raise StorageError(f"{path}: holds no JSON object. Delete it to rebuild.")
     return value
+
+
+def read_json_lines(
+    path: Path, model: type[Record], error_kind: type[QwenftError], example: str
+) -> list[Record]:
+    """The records of a JSON lines file that a user wrote; empty lines are skipped.
+
+    Raises:
+        QwenftError: Of `error_kind`: the file cannot be read, or a line is not as `example` shows.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise error_kind(
+            f"{path}: cannot be read ({error}). It holds lines like {example}."
+        ) from error
+    records: list[Record] = []
+    # Not splitlines(): it would also break at U+2028 and others that stand inside strings.
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            records.append(model.model_validate_json(line, strict=True))
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(str(part) for part in first["loc"])
+            about = f"field {field!r}: " if field else ""
+            raise error_kind(
+                f"{path}: line {number}: {about}{first['msg']}. A line looks like {example}."
+            ) from error
+    return records
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:

@@ -6,13 +6,14 @@ left.
 
 import hashlib
 import json
+import shutil
 from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets_tests.commands import make_deployment
+from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
 SAMPLE = (
@@ -65,7 +66,7 @@ def test_every_contract_file_is_there(rebuilt):
     evaluation = root / "evaluation" / "small" / version
     assert read(evaluation / "evaluation.json")["adapter_version"] == version
     assert (evaluation / "report.md").is_file()
-    assert len((evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+    assert len((evaluation / "samples.jsonl").read_text(encoding="utf-8").splitlines()) == 3
     assert read(root / "release" / "small" / "champion.json")["version"] == version
     assert len((root / "release" / "small" / "history.jsonl").read_text().splitlines()) == 1
     assert not list(root.rglob("*.part"))
@@ -120,7 +121,7 @@ def test_the_instance_holds_data_versions_figures_and_checks(rebuilt, monkeypatc
     assert any("loss" in entry.user_message and "step 1/" in entry.user_message for entry in log)
     checks: list[Any] = [entry.dagster_event for entry in log if entry.dagster_event]
     passed = [e.asset_check_evaluation_data.passed for e in checks if e.event_type_value == CHECK]
-    assert passed == [True] * 5
+    assert passed == [True] * 6
 
 
 def test_two_deployments_build_the_same_bytes(rebuilt, tmp_path, base_model):
@@ -172,3 +173,103 @@ def test_chat_answers_once_and_leaves(rebuilt):
 def test_both_command_lines_accept_the_project(rebuilt, command):
     answer = rebuilt.run(*command)
     assert answer.returncode == 0, answer.stdout + answer.stderr
+
+
+OTHER = "f" * 16
+ASK = ("qwenft", "infer", "What does a low-dropout regulator do?", "--temperature", "0")
+
+
+@pytest.fixture
+def copied(rebuilt, tmp_path):
+    """The same deployment in a folder of its own, for tests that change it."""
+    shutil.copytree(rebuilt.folder, tmp_path / "deployment")
+    return Deployment(tmp_path / "deployment")
+
+
+def add_version(deployment):
+    """A second adapter with an evaluation as good as the first's, which answers otherwise."""
+    from safetensors.torch import load_file, save_file
+
+    root, first = deployment.storage, only_version(deployment)
+    adapter, evaluation = (root / kind / "small" for kind in ("lora_adapter", "evaluation"))
+    shutil.copytree(adapter / first, adapter / OTHER)
+    shutil.copytree(evaluation / first, evaluation / OTHER)
+    weights = load_file(adapter / OTHER / "adapter_model.safetensors")
+    changed = {name: tensor * -3 for name, tensor in weights.items()}
+    save_file(changed, adapter / OTHER / "adapter_model.safetensors", metadata={"format": "pt"})
+    result = read(evaluation / OTHER / "evaluation.json")
+    changed_result = {**result, "adapter_version": OTHER}
+    (evaluation / OTHER / "evaluation.json").write_text(json.dumps(changed_result), "utf-8")
+
+
+def champion_of(deployment):
+    return read(deployment.storage / "release" / "small" / "champion.json")["version"]
+
+
+def released_events(deployment, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", deployment.environment()["DAGSTER_HOME"])
+    with dg.DagsterInstance.get() as instance:
+        records = instance.fetch_materializations(dg.AssetKey("release"), limit=10).records
+        log = instance.all_logs(instance.get_runs(limit=1)[0].run_id)
+        status = instance.get_runs(limit=1)[0].status.value
+    return [record.asset_materialization for record in records], log, status
+
+
+def test_a_refusal_ends_red_with_the_rule_and_leaves_the_champion(copied, monkeypatch):
+    champion = champion_of(copied)
+    settings = copied.config.read_text(encoding="utf-8").replace(
+        "release: {min_canary_share: 0}", "release: {min_canary_share: 0, min_delta_loss: 5}"
+    )
+    copied.config.write_text(settings, encoding="utf-8")
+    answer = copied.run("qwenft", "run", "--recipe", "small")
+    assert answer.returncode == 3, answer.stderr
+    assert "Traceback" not in answer.stderr
+    (complaint,) = [line for line in answer.stderr.splitlines() if line.startswith("qwenft: ")]
+    assert f"{champion} is not released: better_than_base: delta loss -" in complaint
+    assert "above the -5.0000 it must lie below" in complaint
+    assert "not released: better_than_base" in answer.stdout
+    assert champion_of(copied) == champion
+    _, log, status = released_events(copied, monkeypatch)
+    assert status == "FAILURE"
+    checks: list[Any] = [entry.dagster_event for entry in log if entry.dagster_event]
+    gates = [
+        e.asset_check_evaluation_data
+        for e in checks
+        if e.event_type_value == CHECK
+        and e.asset_check_evaluation_data.check_name == "release_gate"
+    ]
+    assert [gate.passed for gate in gates] == [False]
+    rules = {record.data["name"]: record.data for record in gates[0].metadata["rules"].records}
+    assert rules["better_than_base"]["passed"] is False
+    assert rules["no_leakage"]["passed"] is True
+
+
+def test_promote_and_rollback_change_what_infer_answers_with_at_once(copied, monkeypatch):
+    first = only_version(copied)
+    before = copied.run(*ASK).stdout
+    alone = copied.run("qwenft", "releases", "rollback")
+    assert alone.returncode == 2
+    assert f"{first} is the first champion" in alone.stderr
+    add_version(copied)
+    moved = copied.run("qwenft", "releases", "promote", OTHER, "--why", "to try it", "--json")
+    assert moved.returncode == 0, moved.stderr
+    assert json.loads(moved.stdout)["previous"] == first
+    assert copied.run(*ASK).stdout != before
+    back = copied.run("qwenft", "releases", "rollback", "--why", "it talks nonsense")
+    assert back.returncode == 0, back.stderr
+    assert first in back.stdout
+    assert copied.run(*ASK).stdout == before
+    events, _, _ = released_events(copied, monkeypatch)
+    assert [event.metadata["champion"].value for event in events[:2]] == [first, OTHER]
+    assert events[0].metadata["who"].value
+    assert "it talks nonsense" in events[0].metadata["why"].value
+    assert events[0].tags["dagster/data_version"] == events[2].tags["dagster/data_version"]
+    shown = copied.run("qwenft", "releases", "list")
+    assert [line.split("│")[4].strip() for line in shown.stdout.splitlines() if "│" in line] == [
+        "release", "promote", "rollback",
+    ]  # fmt: skip
+    about = copied.run("qwenft", "releases", "show", OTHER)
+    assert "to try it" in about.stdout
+    unknown = copied.run("qwenft", "releases", "show", "0" * 16)
+    assert unknown.returncode == 2
+    assert "qwenft releases list" in unknown.stderr

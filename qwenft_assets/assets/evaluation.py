@@ -1,11 +1,26 @@
 """Stage 4: what training bought, on rows it never saw."""
 
+from pathlib import Path
+from typing import Any
+
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.reporting import OWNERS, one_line_failures, record_table
+from qwenft_assets.assets.reporting import (
+    MAX_INLINE_BYTES,
+    OWNERS,
+    image,
+    one_line_failures,
+    record_table,
+)
 from qwenft_assets.assets.training import lora_adapter
-from qwenft_assets.evaluation.job import CODE_VERSION, plan_evaluation, read_evaluation
+from qwenft_assets.evaluation.job import (
+    CODE_VERSION,
+    is_current,
+    plan_evaluation,
+    read_evaluation,
+)
+from qwenft_assets.evaluation.pictures import losses_thumbnail
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.release.gate import better_than_base
 from qwenft_assets.resources import (
@@ -14,9 +29,10 @@ from qwenft_assets.resources import (
     WorkerResource,
     recipe_of_partition,
 )
+from qwenft_assets.rows import short_hash
 from qwenft_assets.training.job import plan_training
 
-PER_SOURCE_COLUMNS = (
+PART_COLUMNS = (
     ("eval_rows", "int"),
     ("eval_tokens", "int"),
     ("base_perplexity", "float"),
@@ -24,7 +40,10 @@ PER_SOURCE_COLUMNS = (
     ("base_eval_loss", "float"),
     ("eval_loss", "float"),
     ("delta_loss", "float"),
+    ("ci95_low", "float"),
+    ("ci95_high", "float"),
 )
+PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
 
 
 @dg.asset(
@@ -59,7 +78,7 @@ def evaluation(
         job = plan_evaluation(config, training, storage)
         with storage.lock(f"evaluation-{recipe}"):
             result = read_evaluation(storage, recipe, job.adapter_version)
-            reused = result is not None and result["inputs"] == job.inputs
+            reused = is_current(result, job)
             if result is None or not reused:
                 result = worker.run(context, "qwenft_assets.evaluation.worker", job)
     low, high = result["delta_loss_ci95"]
@@ -72,7 +91,7 @@ def evaluation(
     )
     folder = storage.evaluation(recipe, job.adapter_version)
     return dg.MaterializeResult(
-        data_version=dg.DataVersion(job.inputs),
+        data_version=dg.DataVersion(short_hash(job.inputs, result["champion_version"])),
         metadata={
             "dagster/uri": str(folder / "evaluation.json"),
             "unchanged": reused,
@@ -86,13 +105,15 @@ def evaluation(
             "eval_rows": result["eval_rows"],
             "eval_tokens": result["eval_tokens"],
             "truncated_rows": result["truncated_rows"],
-            "per_source": record_table(
-                [
-                    {"source": source, **{name: own[name] for name, _ in PER_SOURCE_COLUMNS}}
-                    for source, own in result["per_source"].items()
-                ],
-                [("source", "string"), *PER_SOURCE_COLUMNS],
-            ),
+            "per_source": _parts_table("source", result["per_source"]),
+            "per_length": _parts_table("tokens", result["per_length"]),
+            "per_span": _parts_table("counted", result["per_span"]),
+            **_champion(result),
+            **_canaries(result),
+            **_pictures(result, folder),
+            "leaked_rows": result["leaked_rows"],
+            "eval_set": result["eval_set"],
+            "eval_set_version": result["eval_set_version"],
             "adapter_version": result["adapter_version"],
             "mixture_version": result["mixture_version"],
             "report": dg.MetadataValue.path(folder / "report.md"),
@@ -106,3 +127,52 @@ def evaluation(
             )
         ],
     )
+
+
+def _parts_table(label: str, parts: dict[str, Any]) -> dg.TableMetadataValue:
+    """The figures of each part as a table."""
+    records = []
+    for name, own in parts.items():
+        low, high = own["delta_loss_ci95"]
+        values = {**own, "ci95_low": low, "ci95_high": high}
+        records.append({label: name, **{column: values[column] for column, _ in PART_COLUMNS}})
+    return record_table(records, [(label, "string"), *PART_COLUMNS])
+
+
+def _champion(result: dict[str, Any]) -> dict[str, Any]:
+    if "champion_delta_loss" not in result:
+        return {}
+    low, high = result["champion_delta_loss_ci95"]
+    return {
+        "champion_version": result["champion_version"],
+        "champion_perplexity": result["champion_perplexity"],
+        "champion_delta_loss": result["champion_delta_loss"],
+        "champion_delta_loss_ci95_low": low,
+        "champion_delta_loss_ci95_high": high,
+    }
+
+
+def _canaries(result: dict[str, Any]) -> dict[str, Any]:
+    shares = result["canaries"]
+    names = list(shares["adapter"])
+    if not names:
+        return {}
+    records = [
+        {"canary": name, **{model: of_model[name] for model, of_model in shares.items()}}
+        for name in names
+    ]
+    columns = [("canary", "string"), *((model, "float") for model in shares)]
+    return {"canaries": record_table(records, columns)}
+
+
+def _pictures(result: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
+    """Losses by source small where they stand; every picture large behind a link."""
+    shown: dict[str, dg.MarkdownMetadataValue] = {}
+    small = losses_thumbnail(result)
+    if len(small) <= MAX_INLINE_BYTES:
+        shown["losses"] = image(small, "loss by source: base grey, adapter red")
+    for name in PICTURES:
+        file = folder / f"{name}.png"
+        if file.exists():
+            shown[f"{name}_large"] = image(file.read_bytes(), name)
+    return shown

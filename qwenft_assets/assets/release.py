@@ -1,18 +1,33 @@
-"""Stage 5: the champion pointer, moved only by the gate."""
+"""Stage 5: the champion pointer, moved only by the gate, or by hand with a reason."""
+
+from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 
 from qwenft_assets.assets.evaluation import evaluation
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.reporting import OWNERS, one_line_failures
+from qwenft_assets.assets.reporting import (
+    MAX_INLINE_BYTES,
+    OWNERS,
+    image,
+    one_line_failures,
+    record_table,
+)
+from qwenft_assets.config import RecipeName
+from qwenft_assets.errors import GateRefusedError
 from qwenft_assets.evaluation.job import plan_evaluation
 from qwenft_assets.partitions import RECIPES
+from qwenft_assets.release.history import read_history
+from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
 from qwenft_assets.rows import short_hash
+from qwenft_assets.storage import Storage
 from qwenft_assets.training.job import plan_training
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
+GATE = "release_gate"
 
 
 @dg.asset(
@@ -23,11 +38,20 @@ CODE_VERSION = "1"
     kinds={"json"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    check_specs=[
+        dg.AssetCheckSpec(
+            GATE,
+            asset="release",
+            blocking=True,
+            description="Every rule of the release gate holds; its metadata says which do not, and "
+            "by how much. After a refusal the champion stays and the run is red.",
+        )
+    ],
 )
 def release(
     context: dg.AssetExecutionContext, project: ProjectResource, gpu: GpuResource
-) -> dg.MaterializeResult:
-    """The champion: the newest adapter that beat the base, and the champion before it."""
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
+    """The champion: the newest adapter that passed the gate, and the champions before it."""
     recipe = recipe_of_partition(context)
     with one_line_failures():
         config = project.config()
@@ -38,16 +62,76 @@ def release(
     again = " (decided before)" if report.reused else ""
     reasons = "; ".join(report.reasons)
     context.log.info("release %s: %s %s%s: %s", recipe, report.version, outcome, again, reasons)
-    champion = report.champion or {}
-    return dg.MaterializeResult(
-        data_version=dg.DataVersion(short_hash(champion.get("version"))),
+    check = dg.AssetCheckResult(
+        check_name=GATE,
+        passed=report.released,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=reasons,
         metadata={
-            "dagster/uri": str(storage.release(recipe) / "champion.json"),
             "candidate": report.version,
-            "released": report.released,
-            "reasons": reasons,
-            "champion": champion.get("version", "none"),
-            "unchanged": report.reused,
-            **({"perplexity": champion["perplexity"]} if champion else {}),
+            "rules": record_table(
+                list(report.rules),
+                [("name", "string"), ("passed", "boolean"), ("detail", "string")],
+            ),
         },
+    )
+    if report.released:
+        metadata = champion_metadata(storage, recipe, report.champion or {})
+        yield dg.MaterializeResult(
+            data_version=champion_data_version(report.champion or {}),
+            metadata={**metadata, "candidate": report.version, "unchanged": report.reused},
+            check_results=[check],
+        )
+        return
+    # The check stays on the instance; the failure says in one line why the run is red.
+    yield check
+    with one_line_failures():
+        raise GateRefusedError(f"{report.version} is not released: {reasons}")
+
+
+def champion_metadata(
+    storage: Storage, recipe: RecipeName, champion: dict[str, Any]
+) -> dict[str, Any]:
+    """Who is champion, since when, by whom and why; and the perplexities of all versions."""
+    history = read_history(storage, recipe)
+    picture = storage.release(recipe) / "perplexities.png"
+    draw_perplexities(history, picture)
+    small = perplexity_thumbnail(history)
+    return {
+        "dagster/uri": str(storage.release(recipe) / "champion.json"),
+        "champion": champion["version"],
+        "perplexity": champion["perplexity"],
+        "at": champion["at"],
+        "who": champion["who"],
+        "why": "; ".join(champion["reasons"]),
+        "perplexity_history": image(small, "perplexity by version")
+        if len(small) <= MAX_INLINE_BYTES
+        else dg.MetadataValue.path(picture),
+        "perplexity_history_large": image(picture.read_bytes(), "perplexity by version"),
+    }
+
+
+def champion_data_version(champion: dict[str, Any]) -> dg.DataVersion:
+    """The release's data version: who is champion, however it came about."""
+    return dg.DataVersion(short_hash(champion.get("version")))
+
+
+def report_move(
+    instance: dg.DagsterInstance, storage: Storage, recipe: RecipeName, entry: dict[str, Any]
+) -> None:
+    """Tell the instance of a move made by hand: a materialization of `release`, as of the gate's."""
+    version = champion_data_version(entry)
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            asset_key="release",
+            partition=recipe,
+            description=f"{entry['action']} by {entry['who']}: {entry['why']}",
+            metadata={
+                **champion_metadata(storage, recipe, entry),
+                "action": entry["action"],
+                "previous": entry["previous"] or "none",
+                "unchanged": False,
+            },
+            tags={"dagster/data_version": version.value},
+        )
     )

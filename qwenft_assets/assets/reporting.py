@@ -3,6 +3,7 @@
 Rows are untrusted text: they are shown as table cells, never as Markdown or HTML.
 """
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.rows import ROW_COLUMNS
 
 OWNERS = ["team:qwenft"]
+MAX_INLINE_BYTES = 700
+"""The web UI shows Markdown of up to 1,000 characters in place, and longer behind a link."""
 SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 160
 SHOWN_AROUND = 60
@@ -53,6 +56,13 @@ def first_rows(parquet: Path) -> dg.TableMetadataValue:
     batch = next(pq.ParquetFile(parquet).iter_batches(SHOWN_ROWS, columns=list(SHOWN_COLUMNS)))
     records = [{name: _shortened(row[name]) for name in SHOWN_COLUMNS} for row in batch.to_pylist()]
     return record_table(records, [(name, "string") for name in SHOWN_COLUMNS])
+
+
+def image(png: bytes, about: str) -> dg.MarkdownMetadataValue:
+    """A picture that the web UI shows; in place where it is no larger than MAX_INLINE_BYTES."""
+    return dg.MetadataValue.md(
+        f"![{about}](data:image/png;base64,{base64.b64encode(png).decode()})"
+    )
 
 
 def in_context(text: str, keyword: str) -> str:

@@ -1,6 +1,5 @@
 """Stage 3: a LoRA adapter, trained in a process of its own."""
 
-import base64
 import math
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.reporting import OWNERS, one_line_failures
+from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
     GpuResource,
@@ -20,8 +19,6 @@ from qwenft_assets.storage import sha256_of_file
 from qwenft_assets.training.job import CODE_VERSION, plan_training, training_record
 from qwenft_assets.training.loss_curve import thumbnail
 
-MAX_INLINE_BYTES = 700
-"""The web UI shows Markdown of up to 1,000 characters in place, and longer behind a link."""
 SHOWN_FIGURES = (
     "best_eval_loss",
     "best_step",
@@ -121,8 +118,4 @@ def _pictures(history: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMet
     small = thumbnail(history["train"], history["eval"], MAX_INLINE_BYTES)
     if small is not None:
         pictures = {"loss_curve": small, **pictures}
-    return {name: _image(picture) for name, picture in pictures.items()}
-
-
-def _image(png: bytes) -> dg.MarkdownMetadataValue:
-    return dg.MetadataValue.md(f"![loss](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return {name: image(picture, "loss") for name, picture in pictures.items()}

@@ -10,6 +10,7 @@ from qwenft_assets.cli.chat import chat
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
 from qwenft_assets.cli.publish import publish
+from qwenft_assets.cli.releases import releases
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.serve import serve
 from qwenft_assets.cli.ui import ui
@@ -28,6 +29,7 @@ app = typer.Typer(
 )
 for command in (demo, run, sample, infer, chat, serve, publish, verify, doctor, ui):
     app.command()(command)
+app.add_typer(releases, name="releases")
 
 
 def main() -> None:

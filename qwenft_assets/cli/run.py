@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -18,7 +19,10 @@ from qwenft_assets.cli.options import (
     use_dagster_home,
 )
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
-from qwenft_assets.errors import ConfigError, error_by_name
+from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
+
+EXIT_REFUSED = 3
+"""The rebuild went through, and the release gate said no to its adapter."""
 
 
 def demo(as_json: JsonOption = False) -> None:
@@ -39,7 +43,7 @@ def run(
 ) -> None:
     """Rebuild one recipe: sources, mixture, adapter, evaluation, release.
 
-    What is unchanged is not done again.
+    What is unchanged is not done again. Ends with 3 when the release gate refuses the adapter.
 
     Examples: `qwenft run --recipe small`, `qwenft run --recipe large --config
     configs/qwen2.5-7b.yaml`
@@ -86,10 +90,11 @@ def sources_of(config: Config, recipe: RecipeName) -> list[SourceName]:
 def rebuild(
     config: Config, recipe: RecipeName, sources: Sequence[SourceName], *, as_json: bool
 ) -> None:
-    """Run both jobs and show what came of them.
+    """Run both jobs and show what came of them, also when the gate refused the adapter.
 
     Raises:
         QwenftError: What an asset reported.
+        typer.Exit: With EXIT_REFUSED after a refusal.
     """
     started = time.monotonic()
     storage = storage_of(config)
@@ -107,14 +112,17 @@ def rebuild(
                 "dagster/asset_partition_range_end": last,
             }
             _execute(instance, "sources_job", tags=tags)
-        unchanged = _execute(instance, "finetune_job", partition_key=recipe)
-        if config.publishing.target is not None:
-            unchanged += _execute(instance, "publish_job", partition_key=recipe)
+        unchanged, refusal = _execute(instance, "finetune_job", partition_key=recipe)
+        if config.publishing.target is not None and refusal is None:
+            unchanged += _execute(instance, "publish_job", partition_key=recipe)[0]
     summary = summarize(config, recipe, storage, time.monotonic() - started, unchanged)
     if as_json:
         print(json.dumps(summary, ensure_ascii=False, indent=2))
     else:
         print_summary(summary)
+    if refusal is not None:
+        print(f"qwenft: {refusal} The champion stays.", file=sys.stderr)
+        raise typer.Exit(EXIT_REFUSED)
 
 
 def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, SourceName]]:
@@ -132,8 +140,8 @@ def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, Sour
 
 def _execute(
     instance: Any, job_name: str, ops: dict[str, Any] | None = None, **options: Any
-) -> list[str]:
-    """Run a job in this process; returns the assets that were found unchanged."""
+) -> tuple[list[str], GateRefusedError | None]:
+    """Run a job in this process; returns the assets found unchanged, and the gate's refusal."""
     from qwenft_assets.definitions import defs
 
     result = defs.resolve_job_def(job_name).execute_in_process(
@@ -142,20 +150,24 @@ def _execute(
         run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
         **options,
     )
-    for event in result.all_events:
-        if event.is_step_failure:
-            _raise_failure(event.step_failure_data)
-    if not result.success:
+    failures = [
+        _error_of(event.step_failure_data) for event in result.all_events if event.is_step_failure
+    ]
+    refusals = [error for error in failures if isinstance(error, GateRefusedError)]
+    for error in failures:
+        if error not in refusals:
+            raise error
+    if not (result.success or refusals):
         raise RuntimeError(f"{job_name} failed in run {result.run_id}; `qwenft ui` shows its log")
-    return _unchanged(result)
+    return _unchanged(result), next(iter(refusals), None)
 
 
-def _raise_failure(failure: Any) -> None:
+def _error_of(failure: Any) -> Exception:
     user_failure = failure.user_failure_data
     if user_failure and user_failure.metadata and "error" in user_failure.metadata:
         kind = str(user_failure.metadata["error"].value)
-        raise error_by_name(kind)(user_failure.description)
-    raise RuntimeError(failure.error.to_string() if failure.error else "step failed")
+        return error_by_name(kind)(user_failure.description)
+    return RuntimeError(failure.error.to_string() if failure.error else "step failed")
 
 
 def _unchanged(result: Any) -> list[str]:

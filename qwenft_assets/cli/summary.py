@@ -8,7 +8,8 @@ from rich.table import Table
 
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
 from qwenft_assets.evaluation.job import read_evaluation
-from qwenft_assets.release.registry import last_decision, read_champion
+from qwenft_assets.release.history import last_decision
+from qwenft_assets.release.registry import read_champion
 from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json
 from qwenft_assets.training.job import latest_version
 
@@ -33,6 +34,7 @@ def summarize(
         "evaluation": evaluation,
         "released": decision.get("released", False),
         "reasons": decision.get("reasons", []),
+        "rules": decision.get("rules", []),
         "champion": champion["version"] if champion else None,
         "paths": {
             "mixture": str(storage.mixed_dataset(recipe) / MIXTURE_FILE),

@@ -1,26 +1,67 @@
-"""The stage: base and adapter over the held-out rows in one pass, figures and report out."""
+"""The stage: base, champion and adapter over held-out rows and prompts; figures and report out."""
 
 import json
 import time
 from collections.abc import Sequence
-from typing import Any
+from operator import attrgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
 
 from qwenft_assets.child_process import Log
-from qwenft_assets.config import DecodingConfig
 from qwenft_assets.errors import EvaluationError
+from qwenft_assets.evaluation.benchmarks import run_benchmarks
+from qwenft_assets.evaluation.canaries import canary_shares
+from qwenft_assets.evaluation.generations import answer_greedily, load_prompts, side_by_side
 from qwenft_assets.evaluation.job import EvaluationJob
-from qwenft_assets.evaluation.perplexity import EvaluatedRow, figures, figures_by_source
+from qwenft_assets.evaluation.losses import (
+    ADAPTER,
+    BASE,
+    CHAMPION,
+    acting_as,
+    add_champion,
+    losses_by_model,
+)
+from qwenft_assets.evaluation.perplexity import (
+    SPANS,
+    EvaluatedRow,
+    figures,
+    figures_by,
+    length_bucket,
+)
+from qwenft_assets.evaluation.pictures import draw_pictures
 from qwenft_assets.evaluation.report import render_report
-from qwenft_assets.inference.generate import answer_batch
 from qwenft_assets.inference.load import LoadedModel, load_model
 from qwenft_assets.mixture.build import MixedRow, read_mixture
-from qwenft_assets.mixture.split import EVAL
+from qwenft_assets.mixture.deduplication import question_key
+from qwenft_assets.mixture.frozen_eval import read_frozen_eval
+from qwenft_assets.mixture.split import EVAL, TRAIN
 from qwenft_assets.progress import ReportProgress
-from qwenft_assets.rows import seeded_order
-from qwenft_assets.storage import Storage, atomic_folder, write_json, write_text
+from qwenft_assets.rows import rows_version, seeded_order
+from qwenft_assets.storage import (
+    Storage,
+    atomic_folder,
+    read_parquet,
+    write_json,
+    write_parquet,
+    write_text,
+)
 from qwenft_assets.text.chatml import render_prompt
-from qwenft_assets.training.loss import batches_by_length, row_losses
-from qwenft_assets.training.tokens import TokenRow, tokenize_mixture
+from qwenft_assets.training.job import training_record
+from qwenft_assets.training.tokens import TokenRow, tokenize_mixture, tokenize_rows
+
+TRAINED_QUESTIONS_FILE = "trained_questions.parquet"
+
+
+class HeldOut(NamedTuple):
+    """The rows to evaluate on, and what the adapter was trained on."""
+
+    mixed: list[MixedRow]
+    tokens: list[TokenRow]
+    questions: list[str]
+    """Of each row: rows that ask the same have the same."""
+    trained_questions: frozenset[str]
 
 
 def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
@@ -33,25 +74,35 @@ def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> d
         EvaluationError: There is nothing to evaluate, or a loss is not finite.
     """
     started = time.monotonic()
-    storage = Storage(job.storage_root)
+    storage, settings = Storage(job.storage_root), job.settings
     device = "cuda" if job.device == "cuda" else "cpu"
     loaded = load_model(storage, job.recipe, job.adapter_version, job.base, job.training, device)
-    mixed = read_mixture(storage, job.recipe)
-    tokens = tokenize_mixture(
-        mixed, job.mixture_version, loaded.tokenizer, loaded.base_path, job.training, storage
-    )
-    held_out = [row for row in tokens if row.split == EVAL]
-    if not held_out:
-        raise EvaluationError("the mixture holds out no row. Raise mixture.eval_fraction or rows.")
-    log(f"{len(held_out)} held-out rows, base and adapter {job.adapter_version}")
-    rows = evaluate_rows(loaded, held_out, job, report_progress)
-    samples = _answer_samples(loaded, [item for item in mixed if item.split == EVAL], job)
-    resamples, seed = job.settings.bootstrap_resamples, job.settings.seed
+    who = [BASE, ADAPTER]
+    if job.champion_version is not None:
+        add_champion(loaded.model, storage.adapter(job.recipe, job.champion_version))
+        who.append(CHAMPION)
+    held_out = read_held_out(job, loaded, storage)
+    log(f"{len(held_out.tokens)} held-out rows under {', '.join(who)} {job.adapter_version}")
+    rows = evaluate_rows(loaded.model, held_out, job, storage, report_progress)
+    samples, canaries = _answers(loaded, held_out.mixed, job, who, report_progress)
+    span, resamples, seed = job.training.supervise, settings.bootstrap_resamples, settings.seed
     result = {
-        **figures(rows, resamples, seed),
-        "per_source": figures_by_source(rows, resamples, seed),
+        **figures(rows, span, resamples, seed),
+        "per_source": figures_by(attrgetter("source"), rows, span, resamples, seed),
+        "per_length": figures_by(length_bucket, rows, span, resamples, seed),
+        "per_span": {
+            name: figures(rows, name, resamples, seed)
+            for name in SPANS
+            if any(getattr(row.adapter, name).tokens for row in rows)
+        },
+        "canaries": canaries,
+        "benchmarks": run_benchmarks(loaded, settings, log),
+        "leaked_rows": sum(key in held_out.trained_questions for key in held_out.questions),
         "adapter_version": job.adapter_version,
+        "champion_version": job.champion_version,
         "mixture_version": job.mixture_version,
+        "eval_set": "frozen" if settings.frozen_eval else "split",
+        "eval_set_version": rows_version([item.row for item in held_out.mixed]),
         "base_model": job.base.name,
         "base_revision": job.base.revision,
         "base_path": str(loaded.base_path),
@@ -63,62 +114,152 @@ def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> d
         "inputs": job.inputs,
         "seconds": round(time.monotonic() - started, 1),
     }
+    record = training_record(storage, job.recipe, job.adapter_version) or {}
     with atomic_folder(storage.evaluation(job.recipe, job.adapter_version)) as folder:
+        questions = pa.array(sorted(held_out.trained_questions), pa.string())
+        write_parquet(folder / TRAINED_QUESTIONS_FILE, pa.table({"question": questions}))
+        write_parquet(folder / "row_losses.parquet", _loss_table(rows))
         lines = (json.dumps(sample, ensure_ascii=False) + "\n" for sample in samples)
         write_text(folder / "samples.jsonl", "".join(lines))
-        write_text(folder / "report.md", render_report(result, samples))
+        pictures = draw_pictures(result, record.get("loss_history"), folder)
+        write_text(folder / "report.md", render_report(result, samples, pictures))
         write_json(folder / "evaluation.json", result)
     return result
 
 
+def read_held_out(job: EvaluationJob, loaded: LoadedModel, storage: Storage) -> HeldOut:
+    """The frozen rows where the config has them, else the mixture's eval rows.
+
+    Raises:
+        EvaluationError: There is none.
+    """
+    mixed = read_mixture(storage, job.recipe)
+    trained = frozenset(question_key(item.row) for item in mixed if item.split == TRAIN)
+    frozen = read_frozen_eval(job.settings)
+    if frozen:
+        held_out = [MixedRow(row, EVAL, 0) for row in frozen]
+        tokens = tokenize_rows(held_out, loaded.tokenizer, job.training)
+    else:
+        held_out = [item for item in mixed if item.split == EVAL]
+        tokens = tokenize_mixture(
+            mixed, job.mixture_version, loaded.tokenizer, loaded.base_path, job.training, storage
+        )
+        tokens = [row for row in tokens if row.split == EVAL]
+    if not held_out:
+        raise EvaluationError("the mixture holds out no row. Raise mixture.eval_fraction or rows.")
+    return HeldOut(held_out, tokens, [question_key(item.row) for item in held_out], trained)
+
+
 def evaluate_rows(
-    loaded: LoadedModel,
-    rows: Sequence[TokenRow],
+    model: Any,
+    held_out: HeldOut,
     job: EvaluationJob,
+    storage: Storage,
     report_progress: ReportProgress,
 ) -> list[EvaluatedRow]:
-    """Each row's loss under the base (the adapter switched off) and under the adapter."""
-    supervise = job.training.supervise
-    evaluated: dict[int, EvaluatedRow] = {}
-    for indices in batches_by_length(rows, job.settings.batch_tokens):
-        batch = [rows[n] for n in indices]
-        with loaded.model.disable_adapter():
-            base = row_losses(loaded.model, batch, supervise)
-        adapter = row_losses(loaded.model, batch, supervise)
-        for index, row, before, after in zip(indices, batch, base, adapter, strict=True):
-            evaluated[index] = EvaluatedRow(
-                row.row_id, row.source, after.tokens, before.nll, after.nll, row.truncated
-            )
-        report_progress(len(evaluated), len(rows), "held-out rows")
-    return [evaluated[index] for index in range(len(rows))]
+    """Each row's losses under base and adapter, and under the champion where that is fair.
+
+    A rebuild moves rows between train and eval: rows whose question the champion was trained on
+    would flatter it, so they are left out of that comparison.
+    """
+    champion = job.champion_version
+    who = (BASE, ADAPTER) if champion is None else (BASE, ADAPTER, CHAMPION)
+    losses = losses_by_model(
+        model, held_out.tokens, job.settings.batch_tokens, who, report_progress
+    )
+    known = frozenset[str]()
+    if champion is not None:
+        known = _trained_questions(storage.evaluation(job.recipe, champion))
+    return [
+        EvaluatedRow(
+            row_id=row.row_id,
+            source=row.source,
+            question=question,
+            length_tokens=len(row.input_ids),
+            truncated=row.truncated,
+            base=losses[BASE][n],
+            adapter=losses[ADAPTER][n],
+            champion=losses[CHAMPION][n] if CHAMPION in losses and question not in known else None,
+        )
+        for n, (row, question) in enumerate(zip(held_out.tokens, held_out.questions, strict=True))
+    ]
 
 
-def _answer_samples(
-    loaded: LoadedModel, held_out: Sequence[MixedRow], job: EvaluationJob
-) -> list[dict[str, Any]]:
-    """The same held-out rows answered greedily by base and adapter, for eyes rather than figures."""
-    ordered = sorted(held_out, key=lambda item: seeded_order(job.settings.seed, item.row.row_id))
-    chosen = [item.row for item in ordered[: job.settings.sample_rows]]
-    if not chosen:
-        return []
+def _trained_questions(evaluation_folder: Path) -> frozenset[str]:
+    path = evaluation_folder / TRAINED_QUESTIONS_FILE
+    if not path.exists():
+        return frozenset()
+    questions: list[Any] = read_parquet(path).column("question").to_pylist()
+    return frozenset(questions)
+
+
+def _answers(
+    loaded: LoadedModel,
+    held_out: Sequence[MixedRow],
+    job: EvaluationJob,
+    who: Sequence[str],
+    report_progress: ReportProgress,
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, float]]]:
+    """Fixed prompts and some held-out rows answered by each model; and the canaries' shares."""
+    settings = job.settings
+    prompts = load_prompts(settings)
+    ordered = sorted(held_out, key=lambda item: seeded_order(settings.seed, item.row.row_id))
+    chosen = [item.row for item in ordered[: settings.sample_rows]]
     use_row_system = job.training.system_prompt == "row"
-    prompts = [
+    asked = [render_prompt(p.instruction, p.input, p.system) for p in prompts]
+    held = [
         render_prompt(row.instruction, row.input, row.system if use_row_system else None)
         for row in chosen
     ]
-    decoding = DecodingConfig(temperature=0, max_new_tokens=job.settings.sample_max_new_tokens)
-    with loaded.model.disable_adapter():
-        base = answer_batch(loaded.model, loaded.tokenizer, prompts, decoding)
-    adapter = answer_batch(loaded.model, loaded.tokenizer, prompts, decoding)
-    return [
+    of_prompts, of_rows = {}, {}
+    for name in who:
+        with acting_as(loaded.model, name):
+            of_prompts[name] = answer_greedily(
+                loaded.model,
+                loaded.tokenizer,
+                asked,
+                settings.prompt_max_new_tokens,
+                report_progress,
+            )
+            of_rows[name] = answer_greedily(
+                loaded.model,
+                loaded.tokenizer,
+                held,
+                settings.sample_max_new_tokens,
+                report_progress,
+            )
+    items = [
+        {"kind": "prompt", "id": p.id, "instruction": p.instruction, "input": p.input}
+        for p in prompts
+    ]
+    samples = [
         {
+            "kind": "held_out",
             "row_id": row.row_id,
             "source": row.source,
             "instruction": row.instruction,
             "input": row.input,
             "reference": row.output,
-            "base": base_answer,
-            "adapter": adapter_answer,
         }
-        for row, base_answer, adapter_answer in zip(chosen, base, adapter, strict=True)
+        for row in chosen
     ]
+    questions = [f"{prompt.instruction}\n{prompt.input}" for prompt in prompts]
+    shares = {name: canary_shares(questions, of_prompts[name]) for name in who}
+    return [*side_by_side(items, of_prompts), *side_by_side(samples, of_rows)], shares
+
+
+def _loss_table(rows: Sequence[EvaluatedRow]) -> pa.Table:
+    """What every figure is made of, row by row: nats and tokens by model and span."""
+    columns: dict[str, list[Any]] = {
+        name: [getattr(row, name) for row in rows]
+        for name in ("row_id", "source", "question", "length_tokens", "truncated")
+    }
+    for span in SPANS:
+        columns[f"{span}_tokens"] = [getattr(row.adapter, span).tokens for row in rows]
+        for name in (BASE, ADAPTER, CHAMPION):
+            columns[f"{name}_{span}_nll"] = [
+                None if getattr(row, name) is None else getattr(getattr(row, name), span).nll
+                for row in rows
+            ]
+    types = {name: pa.float64() for name in columns if name.endswith("_nll")}
+    return pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})

@@ -7,12 +7,14 @@ from pydantic import BaseModel, ConfigDict
 
 from qwenft_assets.config import Config, EvaluationConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import EvaluationError
+from qwenft_assets.evaluation.generations import load_prompts
+from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.training.base_model import BaseModelRef
 from qwenft_assets.training.job import TrainingJob, training_record
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise when the same adapter and rows would give other figures."""
 
 
@@ -25,7 +27,9 @@ class EvaluationJob(BaseModel):
     adapter_version: str
     mixture_version: str
     inputs: str
-    """Hash of all that decides the figures."""
+    """Hash of all that decides the figures, but for the champion."""
+    champion_version: str | None
+    """The adapter to compare with; None where there is none on this base model."""
     base: BaseModelRef
     engine: str
     training: TrainingConfig
@@ -38,26 +42,32 @@ def plan_evaluation(config: Config, training: TrainingJob, storage: Storage) -> 
     """The job that evaluates the adapter which `training` makes.
 
     Raises:
-        EvaluationError: That adapter is not there.
+        EvaluationError: That adapter is not there, or a file of prompts or rows is wrong.
     """
-    recipe, version = training.recipe, training.version
+    recipe, version, settings = training.recipe, training.version, config.evaluation
     if training_record(storage, recipe, version) is None:
         raise EvaluationError(
             f"{storage.adapter(recipe, version)}: no adapter of the present mixture and settings. "
             f"Run `qwenft run --recipe {recipe}`."
         )
     inputs = short_hash(
-        CODE_VERSION, version, training.mixture_version, config.evaluation.model_dump_json()
+        CODE_VERSION,
+        version,
+        training.mixture_version,
+        settings.model_dump_json(),
+        frozen_version(read_frozen_eval(settings)),
+        *(prompt.model_dump_json() for prompt in load_prompts(settings)),
     )
     return EvaluationJob(
         recipe=recipe,
         adapter_version=version,
         mixture_version=training.mixture_version,
         inputs=inputs,
+        champion_version=_comparable_champion(storage, recipe, version, training.base),
         base=training.base,
         engine=training.engine,
         training=training.settings,
-        settings=config.evaluation,
+        settings=settings,
         device=training.device,
         storage_root=storage.root,
     )
@@ -66,3 +76,31 @@ def plan_evaluation(config: Config, training: TrainingJob, storage: Storage) -> 
 def read_evaluation(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
     """evaluation.json of an adapter version; None while there is none."""
     return read_json(storage.evaluation(recipe, version) / "evaluation.json")
+
+
+def is_current(result: dict[str, Any] | None, job: EvaluationJob) -> bool:
+    """Whether `result` is what the job would give.
+
+    Where the adapter is the champion by now, the comparison that made it so still stands.
+    """
+    return (
+        result is not None
+        and result.get("inputs") == job.inputs
+        and job.champion_version in {None, result.get("champion_version")}
+    )
+
+
+def _comparable_champion(
+    storage: Storage, recipe: str, version: str, base: BaseModelRef
+) -> str | None:
+    """The champion's version, unless it is `version` itself, is gone, or has another base."""
+    champion = read_json(storage.release(recipe) / "champion.json")
+    if champion is None or champion["version"] == version:
+        return None
+    record = training_record(storage, recipe, champion["version"])
+    if record is None or (record["base_model"], record["base_revision"]) != (
+        base.name,
+        base.revision,
+    ):
+        return None
+    return str(champion["version"])

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from qwenft_assets.config import Config, MixtureConfig, Recipe, RecipeName
 from qwenft_assets.errors import MixtureError
-from qwenft_assets.mixture.deduplication import drop_duplicates
+from qwenft_assets.mixture.deduplication import drop_duplicates, question_key
+from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.mixture.quotas import Quota, allocate, asked_rows
 from qwenft_assets.mixture.split import EVAL, TRAIN, split_by_question
 from qwenft_assets.rows import (
@@ -69,11 +70,13 @@ def build_mixture(config: Config, recipe_name: RecipeName, storage: Storage) -> 
     recipe = recipe_of(config, recipe_name)
     sources = [name for key in recipe.ratios for name in config.mixture.groups.get(key, (key,))]
     samples = {source: _sample_manifest(storage, source, recipe_name) for source in sources}
+    frozen = read_frozen_eval(config.evaluation)
     inputs = short_hash(
         CODE_VERSION,
         recipe.model_dump_json(),
         config.mixture.model_dump_json(exclude={"recipes"}),
         *(samples[source]["version"] for source in sources),
+        *filter(None, [frozen_version(frozen)]),
     )
     folder = storage.mixed_dataset(recipe_name)
     with storage.lock(f"mixed_dataset-{recipe_name}"):
@@ -86,6 +89,7 @@ def build_mixture(config: Config, recipe_name: RecipeName, storage: Storage) -> 
         ):
             return MixtureReport(manifest, reused=True)
         pools, duplicates = _distinct_rows(storage, sources, config.mixture.seed)
+        pools, in_frozen_eval = _without_questions(pools, frozen)
         available = {source: len(pools[source]) for source in sources}
         _require_extended(recipe, config, available, samples)
         quotas = allocate(recipe, config.mixture, available)
@@ -109,6 +113,7 @@ def build_mixture(config: Config, recipe_name: RecipeName, storage: Storage) -> 
                 for source in sources
             },
             "dropped_duplicate": duplicates.total(),
+            "dropped_frozen_eval": in_frozen_eval,
             "licenses": dict(sorted(Counter(row.license for row, _, _ in mixed).items())),
             "sha256": sha256_of_file(folder / MIXTURE_FILE),
             "rows_sha256": sha256_of_file(folder / "rows.parquet"),
@@ -228,6 +233,18 @@ def _distinct_rows(
     for row in kept:
         pools[row.source].append(row)
     return pools, dropped
+
+
+def _without_questions(
+    pools: Mapping[str, list[InstructionRow]], frozen: Sequence[InstructionRow]
+) -> tuple[dict[str, list[InstructionRow]], int]:
+    """The pools without rows that ask what the frozen evaluation set asks, and how many those were."""
+    asked = {question_key(row) for row in frozen}
+    kept = {
+        source: [row for row in pool if question_key(row) not in asked] if asked else pool
+        for source, pool in pools.items()
+    }
+    return kept, sum(map(len, pools.values())) - sum(map(len, kept.values()))
 
 
 def _write_rows(storage: Storage, recipe: RecipeName, mixed: Sequence[MixedRow]) -> None:

@@ -7,8 +7,11 @@ size (a reproduced case: perplexity 128 against 73). Sums over all tokens do not
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
+
 from qwenft_assets.errors import EvaluationError
-from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow
+from qwenft_assets.training.tokens import TokenRow
 
 if TYPE_CHECKING:
     import torch
@@ -25,11 +28,17 @@ class RowLoss(NamedTuple):
     tokens: int
 
 
+class SpanLosses(NamedTuple):
+    """One row's loss over its whole text and over its answer alone, from the same forward pass."""
+
+    full: RowLoss
+    answer: RowLoss
+
+
 def row_losses(model: Any, rows: Sequence[TokenRow], supervise: str) -> list[RowLoss]:
     """Loss of each row under `model` in its present state, in one forward pass.
 
-    The same for any composition of the batch: padding stands on the right, where causal attention
-    never looks, and is not counted.
+    The same for any composition of the batch, up to rounding.
 
     Args:
         model: A causal language model, or a PeftModel around one.
@@ -39,47 +48,85 @@ def row_losses(model: Any, rows: Sequence[TokenRow], supervise: str) -> list[Row
     Raises:
         EvaluationError: The model transforms its logits in a way this head does not.
     """
+    losses = _token_losses(model, rows, answers_only=supervise == "answer")
+    return [RowLoss(float(of_row.sum()), len(of_row)) for of_row in losses]
+
+
+def span_losses(model: Any, rows: Sequence[TokenRow]) -> list[SpanLosses]:
+    """As `row_losses`, for `full` and `answer` at once.
+
+    Raises:
+        EvaluationError: The model transforms its logits in a way this head does not.
+    """
+    losses: list[SpanLosses] = []
+    for row, of_row in zip(rows, _token_losses(model, rows, answers_only=False), strict=True):
+        of_answer = of_row[len(of_row) - _answer_tokens(row) :]
+        losses.append(
+            SpanLosses(
+                RowLoss(float(of_row.sum()), len(of_row)),
+                RowLoss(float(of_answer.sum()), len(of_answer)),
+            )
+        )
+    return losses
+
+
+def _token_losses(
+    model: Any, rows: Sequence[TokenRow], *, answers_only: bool
+) -> list[npt.NDArray[np.float64]]:
+    """Negative log-likelihood of each counted token, row by row; summed in float64 by the caller."""
     import torch
     from torch.nn.functional import cross_entropy
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     _refuse_scaled_logits(causal.config)
-    device = causal.get_input_embeddings().weight.device
-    length = max(len(row.input_ids) for row in rows)
-    input_ids = torch.zeros(len(rows), length, dtype=torch.long)  # (rows, length)
-    attention_mask = torch.zeros_like(input_ids)
-    labels = torch.full_like(input_ids, NOT_SUPERVISED)
-    for n, row in enumerate(rows):
-        size = len(row.input_ids)
-        input_ids[n, :size] = torch.tensor(row.input_ids)
-        attention_mask[n, :size] = 1
-        labels[n, :size] = torch.tensor(row.labels(supervise))
     with torch.inference_mode():
-        hidden = causal.base_model(
-            input_ids=input_ids.to(device),
-            attention_mask=attention_mask.to(device),
-            use_cache=False,
-        ).last_hidden_state[:, :-1]  # (rows, length - 1, hidden)
-        targets = labels[:, 1:].to(hidden.device)
-        counted = targets != NOT_SUPERVISED
-        flat_hidden, flat_targets = hidden[counted], targets[counted]  # (tokens, ...)
+        hidden = _hidden_states(causal, [row.input_ids for row in rows])  # (all tokens, hidden)
+        sources: list[int] = []  # positions whose next token is counted
+        targets: list[int] = []
+        counts: list[int] = []
+        start = 0
+        for row in rows:
+            length = len(row.input_ids)
+            counts.append(row_count := _answer_tokens(row) if answers_only else max(length - 1, 0))
+            sources += range(start + length - 1 - row_count, start + length - 1)
+            targets += row.input_ids[length - row_count :]
+            start += length
+        flat_hidden = hidden[torch.tensor(sources, dtype=torch.long, device=hidden.device)]
+        flat_targets = torch.tensor(targets, dtype=torch.long, device=hidden.device)
         parts = [
             cross_entropy(
                 causal.lm_head(flat_hidden[start : start + HEAD_CHUNK_TOKENS]).float(),
                 flat_targets[start : start + HEAD_CHUNK_TOKENS],
                 reduction="none",
             )
-            for start in range(0, len(flat_targets), HEAD_CHUNK_TOKENS)
+            for start in range(0, len(targets), HEAD_CHUNK_TOKENS)
         ]
-        per_token = torch.zeros(targets.shape, dtype=torch.float32, device=hidden.device)
-        per_token[counted] = torch.cat(parts) if parts else flat_hidden.new_zeros(0).float()
-        return _sums(per_token, counted)
+        flat = torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
+    return np.split(flat, np.cumsum(counts)[:-1])
 
 
-def _sums(per_token: "torch.Tensor", counted: "torch.Tensor") -> list[RowLoss]:
-    sums = per_token.double().sum(dim=1).tolist()
-    tokens = counted.sum(dim=1).tolist()
-    return [RowLoss(nll, count) for nll, count in zip(sums, tokens, strict=True)]
+def _hidden_states(causal: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
+    """Last hidden states of all rows, one after another without padding: (tokens, hidden).
+
+    Padding stands on the right, where causal attention never looks: no mask is needed, and without
+    one attention takes its fastest kernel. An attention that reads rows of any length side by side
+    would take the place of this function, and nothing else would change.
+    """
+    import torch
+
+    device = causal.get_input_embeddings().weight.device
+    lengths = torch.tensor([len(row) for row in rows])
+    input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)  # (rows, length)
+    for n, row in enumerate(rows):
+        input_ids[n, : len(row)] = torch.tensor(row)
+    hidden = causal.base_model(input_ids=input_ids.to(device), use_cache=False).last_hidden_state
+    within = torch.arange(input_ids.shape[1]) < lengths[:, None]  # (rows, length)
+    return hidden[within.to(hidden.device)]
+
+
+def _answer_tokens(row: TokenRow) -> int:
+    """How many of the row's tokens belong to its answer; the first token of a text never counts."""
+    return max(len(row.input_ids) - max(row.answer_start, 1), 0)
 
 
 def batches_by_length(rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[list[int]]:

@@ -10,6 +10,13 @@ Points = Sequence[tuple[int, float]]
 TRAIN_COLOR, EVAL_COLOR = "#808080", "#c04000"
 THUMBNAIL_POINTS = (12, 8, 5)
 """Train points of a thumbnail; fewer are tried until it is small enough."""
+SHARP: dict[Any, Any] = {
+    "text.antialiased": False,
+    "lines.antialiased": False,
+    "patch.antialiased": False,
+    "font.size": 7,
+}
+"""Matplotlib settings of a thumbnail: without smoothed edges four colours are enough."""
 
 
 def draw_loss_curve(train: Points, evaluation: Points, path: Path) -> None:
@@ -51,15 +58,8 @@ def _thumbnail(
 ) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
-    from PIL import Image
 
-    # Without smoothed edges four colours are enough, and four colours are two bits a pixel.
-    sharp: dict[Any, Any] = {
-        "text.antialiased": False,
-        "lines.antialiased": False,
-        "patch.antialiased": False,
-    }
-    with mpl.rc_context({**sharp, "font.size": 7}):
+    with mpl.rc_context(SHARP):
         figure = Figure(figsize=(2.0, 0.7), dpi=100, layout="constrained")
         axes = figure.subplots()
         axes.plot(*zip(*train, strict=True), color=TRAIN_COLOR, linewidth=1)
@@ -67,8 +67,15 @@ def _thumbnail(
         axes.spines[["top", "right"]].set_visible(False)
         axes.locator_params(nbins=2)
         axes.tick_params(length=2, width=0.6)
-        drawn, small = io.BytesIO(), io.BytesIO()
-        figure.savefig(drawn, format="png")
+        return few_colour_png(figure)
+
+
+def few_colour_png(figure: Any) -> bytes:
+    """A figure drawn without smoothed edges, as the smallest PNG: four colours, two bits a pixel."""
+    from PIL import Image
+
+    drawn, small = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, format="png")
     palette = Image.open(drawn).convert("RGB").quantize(4, dither=Image.Dither.NONE)
     palette.save(small, "PNG", optimize=True, bits=2)
     return small.getvalue()

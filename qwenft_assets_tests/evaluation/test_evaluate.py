@@ -1,25 +1,19 @@
 """The stage on a tiny Qwen2 that was really trained: files, figures, and what they depend on."""
 
 import json
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.evaluate import evaluate
-from qwenft_assets.evaluation.job import EvaluationJob, plan_evaluation, read_evaluation
+from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.inference.load import load_model
-from qwenft_assets.mixture.build import build_mixture, read_mixture
+from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.progress import no_progress
-from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage, write_json
-from qwenft_assets.training.job import TrainingJob, plan_training
+from qwenft_assets.storage import read_parquet, write_json
 from qwenft_assets.training.tokens import tokenize_mixture
-from qwenft_assets.training.train import train
 from qwenft_assets.training.trainer import mean_loss
-from qwenft_assets_tests.tiny_model import write_tiny_model
+from qwenft_assets_tests.evaluation.trained import SHARES, ignore_line
 
 FIGURES = {
     "eval_loss",
@@ -44,69 +38,6 @@ CONTRACT = FIGURES | {
     "max_length_tokens",
     "seconds",
 }
-SHARES = {"local_reports": 0.25, "slimorca": 0.50, "pubmedqa": 0.25}
-TRAINING = {
-    "device": "cpu",
-    "weights": "fp32",
-    "min_vram_gib": 0,
-    "max_length_tokens": 256,
-    "epochs": 1,
-    "peak_learning_rate": 0.01,
-    "warmup_steps": 0,
-    "evaluate_every_steps": 2,
-    "gradient_checkpointing": False,
-}
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A deployment with an adapter and its evaluation."""
-
-    config: Config
-    storage: Storage
-    training: TrainingJob
-    job: EvaluationJob
-    result: dict[str, Any]
-
-    def evaluated_with(self, training: dict[str, Any] | None = None, **settings) -> dict[str, Any]:
-        """The figures of the same adapter under other settings, in the same process."""
-        job = self.job.model_copy(
-            update={
-                "settings": self.job.settings.model_copy(update={"sample_rows": 0, **settings}),
-                "training": self.job.training.model_copy(update=training or {}),
-            }
-        )
-        return evaluate(job, no_progress, ignore_line)
-
-
-def ignore_line(line: str) -> None:
-    """A log that keeps nothing."""
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    base = tmp_path_factory.mktemp("base") / "tiny-qwen2"
-    write_tiny_model(base)
-    config = Config.model_validate(
-        {
-            "name": "tiny",
-            "sources": {"local_reports": {"path": str(PROJECT_ROOT / "data/my_dataset.json")}},
-            "mixture": {
-                "recipes": {"small": {"rows": 40, "ratios": SHARES}},
-                "eval_fraction": 0.25,
-            },
-            "training": {**TRAINING, "base_model": str(base)},
-            "evaluation": {"sample_rows": 2, "sample_max_new_tokens": 4},
-        }
-    )
-    storage = Storage(tmp_path_factory.mktemp("storage"))
-    for source in ("local_reports", "slimorca", "pubmedqa"):
-        sample_source(config, source, storage)
-    build_mixture(config, "small", storage)
-    training = plan_training(config, "small", storage, "cpu")
-    train(training, no_progress, ignore_line)
-    job = plan_evaluation(config, training, storage)
-    return Trained(config, storage, training, job, evaluate(job, no_progress, ignore_line))
 
 
 def test_every_key_of_the_contract_is_in_the_file(trained):
@@ -159,11 +90,37 @@ def test_answer_only_counts_answers_alone(trained):
     assert (answers["supervise"], answers["eval_rows"]) == ("answer", 10)
 
 
+def test_parts_and_spans_are_measured_from_the_same_pass(trained):
+    result = trained.result
+    for parts in (result["per_source"], result["per_length"], {"": result["per_span"]["full"]}):
+        counted = sum(own["eval_tokens"] for own in parts.values())
+        assert counted == result["eval_tokens"]
+    assert list(result["per_length"]) == sorted(result["per_length"])
+    answers = trained.evaluated_with({"supervise": "answer"})
+    for name in FIGURES:
+        assert answers[name] == pytest.approx(result["per_span"]["answer"][name], rel=1e-5)
+
+
+def test_row_losses_are_kept_and_sum_to_the_figures(trained):
+    evaluate(trained.job, no_progress, ignore_line)
+    folder = trained.storage.evaluation("small", trained.job.adapter_version)
+    rows = read_parquet(folder / "row_losses.parquet").to_pylist()
+    tokens = sum(row["full_tokens"] for row in rows)
+    for model, figure in (("base", "base_eval_loss"), ("adapter", "eval_loss")):
+        loss = sum(row[f"{model}_full_nll"] for row in rows) / tokens
+        assert loss == pytest.approx(trained.result[figure], rel=1e-9)
+    assert {row["champion_full_nll"] for row in rows} == {None}
+
+
 def test_samples_hold_the_same_held_out_rows_answered_by_both(trained):
     evaluate(trained.job, no_progress, ignore_line)
     folder = trained.storage.evaluation("small", trained.job.adapter_version)
     lines = (folder / "samples.jsonl").read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    samples = [json.loads(line) for line in lines]
+    everything = [json.loads(line) for line in lines]
+    prompts = [sample for sample in everything if sample["kind"] == "prompt"]
+    samples = [sample for sample in everything if sample["kind"] == "held_out"]
+    assert [prompt["id"] for prompt in prompts] == ["ai-overfitting", "ai-lora"]
+    assert all(prompt["stopped"].keys() == {"base", "adapter"} for prompt in prompts)
     held_out = {
         item.row.row_id: item.row
         for item in read_mixture(trained.storage, "small")
@@ -178,8 +135,13 @@ def test_samples_hold_the_same_held_out_rows_answered_by_both(trained):
         assert f"reference:\n\n```text\n{row.output}" in (folder / "report.md").read_text("utf-8")
     assert sorted(path.name for path in folder.iterdir()) == [
         "evaluation.json",
+        "loss_by_length.png",
+        "loss_by_source.png",
+        "loss_curve.png",
         "report.md",
+        "row_losses.parquet",
         "samples.jsonl",
+        "trained_questions.parquet",
     ]
 
 

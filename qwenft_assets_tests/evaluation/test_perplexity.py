@@ -6,19 +6,35 @@ import numpy as np
 import pytest
 
 from qwenft_assets.errors import EvaluationError
-from qwenft_assets.evaluation.perplexity import (
-    EvaluatedRow,
-    bootstrap_interval,
-    figures,
-    figures_by_source,
-)
+from qwenft_assets.evaluation import perplexity
+from qwenft_assets.evaluation.perplexity import EvaluatedRow, figures_by, length_bucket
+from qwenft_assets.training.loss import RowLoss, SpanLosses
 
 RESAMPLES = 500
+NO_ANSWER = RowLoss(0.0, 0)
 
 
-def row(tokens, base_nll, adapter_nll, source="slimorca", truncated=False):
+def row(tokens, base_nll, adapter_nll, source="slimorca", truncated=False, **changed):
+    def spans(nll):
+        return SpanLosses(RowLoss(nll, tokens), NO_ANSWER)
+
     row_id = f"{source}-{tokens}-{base_nll}"
-    return EvaluatedRow(row_id, source, tokens, base_nll, adapter_nll, truncated)
+    plain = EvaluatedRow(
+        row_id, source, row_id, tokens + 1, truncated, spans(base_nll), spans(adapter_nll)
+    )
+    return plain._replace(**changed)
+
+
+def figures(rows, resamples=RESAMPLES, seed=0, span="full"):
+    return perplexity.figures(rows, span, resamples, seed)
+
+
+def interval(rows, resamples=RESAMPLES, seed=0):
+    return figures(rows, resamples, seed)["delta_loss_ci95"]
+
+
+def figures_by_source(rows, resamples=RESAMPLES, seed=0):
+    return figures_by(lambda one: one.source, rows, "full", resamples, seed)
 
 
 SHORT = row(10, 20.0, 10.0)
@@ -31,7 +47,8 @@ def random_rows(generator, count, true_delta):
     base = generator.normal(3.0, 0.5, count) * tokens
     change = generator.normal(true_delta, 0.3, count) * tokens
     return [
-        row(int(t), float(b), float(b + c)) for t, b, c in zip(tokens, base, change, strict=True)
+        row(int(t), float(b), float(b + c), question=str(n))
+        for n, (t, b, c) in enumerate(zip(tokens, base, change, strict=True))
     ]
 
 
@@ -46,6 +63,7 @@ def test_every_figure_of_two_rows():
         "delta_loss": pytest.approx(-0.10),
         "eval_tokens": 40,
         "eval_rows": 2,
+        "eval_questions": 2,
         "truncated_rows": 1,
     }
     # Of the four draws, one in four is SHORT twice (-1.0), one in four LONG twice (+0.2).
@@ -82,31 +100,78 @@ def test_a_single_row_has_an_interval_of_no_width():
 
 def test_the_interval_depends_on_the_seed_alone():
     rows = random_rows(np.random.default_rng(1), 40, -0.05)
-    assert bootstrap_interval(rows, RESAMPLES, 7) == bootstrap_interval(rows, RESAMPLES, 7)
-    assert bootstrap_interval(rows, RESAMPLES, 7) != bootstrap_interval(rows, RESAMPLES, 8)
+    assert interval(rows, seed=7) == interval(rows, seed=7)
+    assert interval(rows, seed=7) != interval(rows, seed=8)
 
 
 @pytest.mark.parametrize("resamples", [100, 250, 2000])
 def test_the_interval_holds_the_figure_for_any_number_of_resamples(resamples):
-    rows = random_rows(np.random.default_rng(2), 40, -0.05)
-    low, high = bootstrap_interval(rows, resamples, 0)
-    assert low < figures(rows, resamples, 0)["delta_loss"] < high
-
-
-def test_95_percent_intervals_hold_the_truth_about_as_often():
-    generator = np.random.default_rng(3)
-    samples = [random_rows(generator, 60, -0.05) for _ in range(200)]
-    intervals = [bootstrap_interval(rows, RESAMPLES, 0) for rows in samples]
-    held = sum(low <= -0.05 <= high for low, high in intervals)
-    # Binomial(200, 0.95) has a standard deviation of 3; a percentile bootstrap is a little narrow.
-    assert 178 <= held <= 199
+    result = figures(random_rows(np.random.default_rng(2), 40, -0.05), resamples)
+    low, high = result["delta_loss_ci95"]
+    assert low < result["delta_loss"] < high
 
 
 def test_pairing_takes_out_how_hard_a_row_is():
     """Rows differ by far more than the adapter changes them: unpaired, nothing would be seen."""
     rows = [row(10, 10.0 * n, 10.0 * n - 0.5) for n in range(1, 21)]
-    low, high = bootstrap_interval(rows, RESAMPLES, 0)
-    assert (low, high) == pytest.approx((-0.05, -0.05))
+    assert interval(rows) == pytest.approx([-0.05, -0.05])
+
+
+def test_rows_that_ask_the_same_are_drawn_together():
+    """Ten copies of one question are one observation, not ten."""
+    alone = [row(10, 20.0, 20.0 + change, question=str(change)) for change in (-3, -1, 0, 1)]
+    copies = [one for one in alone for _ in range(10)]
+    asked_anew = [one._replace(question=f"{n}") for n, one in enumerate(copies)]
+    wide, narrow = interval(copies), interval(asked_anew)
+    assert wide == pytest.approx(interval(alone))
+    assert narrow[1] - narrow[0] < 0.5 * (wide[1] - wide[0])
+
+
+def test_the_answer_span_counts_the_answer_alone():
+    def spans(full, answer):
+        return SpanLosses(RowLoss(full, 10), RowLoss(answer, 4))
+
+    one = row(10, 0.0, 0.0, base=spans(20.0, 10.0), adapter=spans(15.0, 2.0))
+    result = figures([one], span="answer")
+    assert (result["eval_tokens"], result["base_eval_loss"], result["eval_loss"]) == (4, 2.5, 0.5)
+    assert figures([one])["eval_loss"] == 1.5
+
+
+def test_the_champion_is_compared_on_the_rows_it_did_not_train_on():
+    def champion(nll):
+        return SpanLosses(RowLoss(nll, 10), NO_ANSWER)
+
+    rows = [
+        row(10, 30.0, 20.0, question="a", champion=champion(22.0)),
+        row(10, 30.0, 24.0, question="b", champion=champion(20.0)),
+        row(10, 30.0, 10.0, question="trained on"),
+    ]
+    result = figures(rows)
+    assert result["champion_rows"] == 2
+    assert result["champion_eval_loss"] == pytest.approx(2.1)
+    assert result["champion_delta_loss"] == pytest.approx(0.1)
+    low, high = result["champion_delta_loss_ci95"]
+    assert low == pytest.approx(-0.2)
+    assert high == pytest.approx(0.4)
+    assert result["delta_loss"] == pytest.approx(-1.2)
+
+
+def test_without_a_champion_there_is_nothing_about_one():
+    assert not any(name.startswith("champion") for name in figures([SHORT, LONG]))
+
+
+@pytest.mark.parametrize(
+    ("length", "bucket"),
+    [
+        pytest.param(1, "0001-0128", id="shortest"),
+        pytest.param(128, "0001-0128", id="edge"),
+        pytest.param(129, "0129-0256", id="past-the-edge"),
+        pytest.param(2_048, "1025-2048", id="full-window"),
+        pytest.param(9_000, "4097-", id="longest"),
+    ],
+)
+def test_length_buckets(length, bucket):
+    assert length_bucket(SHORT._replace(length_tokens=length)) == bucket
 
 
 def test_rows_without_tokens_change_no_figure():

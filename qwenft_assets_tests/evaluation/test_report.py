@@ -23,8 +23,22 @@ RESULT = {
     "max_length_tokens": 2048,
     "base_eval_loss": 2.2513,
     "eval_loss": 2.1102,
+    "eval_questions": 3,
+    "eval_set": "split",
     "per_source": {"pubmedqa": OWN},
+    "per_length": {"0129-0256": OWN},
+    "per_span": {"answer": OWN},
+    "canaries": {"base": {"stops": 0.5}, "adapter": {"stops": 1.0}},
+    "benchmarks": {},
 }
+CHAMPION = {
+    "champion_version": "aaaaaaaaaaaaaaaa",
+    "champion_rows": 2,
+    "champion_perplexity": 8.5,
+    "champion_delta_loss": -0.03,
+    "champion_delta_loss_ci95": [-0.05, -0.01],
+}
+PICTURES = {"Loss by source": "loss_by_source.png"}
 HOSTILE = [
     pytest.param("```\n# Not a heading\n```", id="fence-of-three"),
     pytest.param("```````python\nx\n```````", id="fence-of-seven"),
@@ -38,6 +52,10 @@ HOSTILE = [
 def sample(**parts):
     texts = {"instruction": "Q", "input": "", "reference": "A", "base": "B", "adapter": "C"}
     return {"row_id": "1", "source": "pubmedqa", **texts, **parts}
+
+
+def page_of(samples, **changed):
+    return render_report({**RESULT, **changed}, samples, PICTURES)
 
 
 def outside_fences(page):
@@ -55,11 +73,13 @@ def outside_fences(page):
     return "\n".join(shown)
 
 
-@pytest.mark.parametrize("part", ["instruction", "input", "reference", "base", "adapter"])
+@pytest.mark.parametrize(
+    "part", ["instruction", "input", "reference", "base", "champion", "adapter"]
+)
 @pytest.mark.parametrize("text", HOSTILE)
 def test_untrusted_text_stays_inside_its_fence(text, part):
-    harmless = outside_fences(render_report(RESULT, [sample(input="I")]))
-    page = render_report(RESULT, [sample(**{"input": "I", part: text})])
+    harmless = outside_fences(page_of([sample(**{"input": "I", part: "harmless"})]))
+    page = page_of([sample(**{"input": "I", part: text})])
     assert text in page
     assert outside_fences(page) == harmless
 
@@ -78,16 +98,33 @@ def test_a_fence_is_just_longer_than_the_longest_run_inside(text, fence):
 
 
 def test_the_page_holds_the_figures():
-    page = render_report(RESULT, [])
+    page = page_of([])
     assert "Loss 2.2513 → 2.1102 nats per token (difference -0.1411" in page
     assert "95 % interval -0.2000 to -0.0800" in page
     assert "perplexity 9.50 → 8.25" in page
-    assert "| pubmedqa | 3 | 900 | 9.50 | 8.25 | -0.1411 | -0.2000 to -0.0800 |" in page
+    assert "| pubmedqa | 3 | 900 | 9.50 | 8.25 | -0.1411 | -0.2000 to -0.0800 | - |" in page
+    assert "| 0129-0256 | 3 | 900 |" in page
+    assert "| answer | 3 | 900 |" in page
+    assert "| stops | 50% | 100% |" in page
+    assert "![Loss by source](loss_by_source.png)" in page
+    assert "champion a" not in page
     assert "1 rows cut at 2048 tokens" in page
 
 
 def test_empty_parts_are_left_out():
-    page = render_report(RESULT, [sample(adapter="")])
+    page = page_of([sample(adapter="")])
     assert "input:" not in page
     assert "adapter:" not in page
     assert page.count("```text") == 3
+
+
+def test_a_champion_is_compared_in_words_and_in_the_table():
+    page = page_of([], **CHAMPION, per_source={"pubmedqa": {**OWN, **CHAMPION}})
+    assert "Against champion aaaaaaaaaaaaaaaa, on 2 rows" in page
+    assert "difference -0.0300, 95 % interval -0.0500 to -0.0100; its perplexity 8.50" in page
+    assert "-0.2000 to -0.0800 | -0.0300 |" in page
+
+
+def test_benchmarks_have_a_line_a_metric():
+    scores = {"pubmedqa": {"acc,none": {"base": 0.5, "adapter": 0.625}}}
+    assert "| pubmedqa | acc,none | 0.5000 | 0.6250 |" in page_of([], benchmarks=scores)

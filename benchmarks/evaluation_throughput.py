@@ -1,0 +1,163 @@
+"""Tokens per second of the evaluation against `Trainer.evaluate` at 2 rows a batch, in one process.
+
+    python benchmarks/evaluation_throughput.py --model FOLDER --rows 2000 --device cuda
+
+FOLDER holds a model as safetensors; random weights cost what real ones do. Without --model a tiny
+random model is written, which shows that the script runs and nothing about speed. Both sides read
+the same rows of random tokens, once as the base and once with the adapter; prints one JSON line.
+"""
+
+import argparse
+import json
+import os
+import platform
+import random
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT_ROOT))
+
+import torch  # noqa: E402, TID253
+from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
+
+from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
+from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model  # noqa: E402
+from qwenft_assets.training.engines.peft import add_lora, load_base  # noqa: E402
+from qwenft_assets.training.tokens import TokenRow  # noqa: E402
+
+WHO = (BASE, ADAPTER)
+REFERENCE_BATCH_ROWS = 2
+WARM_UP_ROWS = 16
+
+
+def random_rows(count: int, mean_length: int, vocabulary: int) -> list[TokenRow]:
+    """Rows of half to one and a half times the mean length, the same for the same arguments."""
+    draw = random.Random(0)
+    rows: list[TokenRow] = []
+    for number in range(count):
+        length = draw.randint(mean_length // 2, mean_length * 3 // 2)
+        ids = [draw.randrange(3, vocabulary) for _ in range(length)]
+        rows.append(TokenRow(str(number), "random", "eval", ids, length // 2, truncated=False))
+    return rows
+
+
+def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    """A batch as the usual collator makes it: padded to its longest row, padding not counted."""
+    longest = max(len(row["input_ids"]) for row in rows)
+
+    def fill(row: dict[str, list[int]], value: int) -> list[int]:
+        return row["input_ids"] + [value] * (longest - len(row["input_ids"]))
+
+    return {
+        "input_ids": torch.tensor([fill(row, 0) for row in rows]),
+        "attention_mask": torch.tensor(
+            [[1] * len(row["input_ids"]) + [0] * (longest - len(row["input_ids"])) for row in rows]
+        ),
+        "labels": torch.tensor([fill(row, -100) for row in rows]),
+    }
+
+
+def trainer_evaluate(model: Any, rows: list[TokenRow], *, on_gpu: bool, folder: str) -> float:
+    """The stock trainer's evaluation with and without the adapter; the adapter's eval_loss."""
+    arguments = TrainingArguments(
+        output_dir=folder,
+        per_device_eval_batch_size=REFERENCE_BATCH_ROWS,
+        bf16=on_gpu,
+        use_cpu=not on_gpu,
+        report_to="none",
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
+    data: Any = [{"input_ids": row.input_ids} for row in rows]
+    trainer = Trainer(model=model, args=arguments, data_collator=padded, eval_dataset=data)
+    trainer.remove_callback(PrinterCallback)
+    losses = []
+    for who in WHO:
+        with acting_as(model, who):
+            losses.append(trainer.evaluate()["eval_loss"])
+    return losses[-1]
+
+
+def ours(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
+    """This project's evaluation of the same; the adapter's loss per token."""
+    losses = losses_by_model(model, rows, batch_tokens, WHO)[ADAPTER]
+    return sum(loss.full.nll for loss in losses) / sum(loss.full.tokens for loss in losses)
+
+
+def measure(evaluate: Any, rows: list[TokenRow], *, on_gpu: bool) -> dict[str, Any]:
+    """Warm up, run, and report tokens of both models together by the second, and peak memory."""
+    evaluate(rows[:WARM_UP_ROWS])
+    if on_gpu:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    started = time.monotonic()
+    loss = evaluate(rows)
+    seconds = time.monotonic() - started
+    tokens = len(WHO) * sum(len(row.input_ids) for row in rows)
+    gib = 2**30
+    return {
+        "rows": len(rows),
+        "tokens_per_second": round(tokens / seconds, 1),
+        "seconds": round(seconds, 1),
+        "adapter_loss": round(loss, 4),
+        "peak_vram_allocated_gib": round(torch.cuda.max_memory_allocated() / gib, 2)
+        if on_gpu
+        else None,
+        "peak_vram_reserved_gib": round(torch.cuda.max_memory_reserved() / gib, 2)
+        if on_gpu
+        else None,
+    }
+
+
+def main() -> None:
+    """Measure both sides and print one JSON line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", type=Path, help="Folder with config.json and safetensors.")
+    parser.add_argument("--rows", type=int, default=48)
+    parser.add_argument("--reference-rows", type=int, help="Rows of the slow side; else all.")
+    parser.add_argument("--mean-length", type=int, default=400, help="Tokens of a row.")
+    parser.add_argument(
+        "--batch-tokens", type=int, default=EvaluationConfig().batch_tokens, help="Of our side."
+    )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--weights", choices=("nf4", "bf16", "fp32"))
+    options = parser.parse_args()
+    on_gpu = options.device == "cuda"
+    weights = options.weights or ("nf4" if on_gpu else "fp32")
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model is None:
+            from qwenft_assets_tests.tiny_model import write_tiny_model
+
+            options.model = Path(folder) / "tiny"
+            write_tiny_model(options.model)
+        model = add_lora(load_base(options.model, weights, options.device), LoraConfig()).eval()
+        rows = random_rows(options.rows, options.mean_length, model.config.vocab_size)
+        reference = measure(
+            lambda some: trainer_evaluate(model, some, on_gpu=on_gpu, folder=folder),
+            rows[: options.reference_rows],
+            on_gpu=on_gpu,
+        )
+        own = measure(lambda some: ours(model, some, options.batch_tokens), rows, on_gpu=on_gpu)
+    figures = {
+        "trainer_evaluate": {"batch_rows": REFERENCE_BATCH_ROWS, **reference},
+        "qwenft": {"batch_tokens": options.batch_tokens, **own},
+        "times_faster": round(own["tokens_per_second"] / reference["tokens_per_second"], 2),
+        "weights": weights,
+        "model": options.model.name,
+        "mean_tokens_per_row": round(sum(len(row.input_ids) for row in rows) / len(rows), 1),
+        "attention": model.config._attn_implementation,  # noqa: SLF001  (no public name)
+        "machine": torch.cuda.get_device_name()
+        if on_gpu
+        else f"{os.cpu_count()} cores, {platform.machine()}",
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
+    }
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()

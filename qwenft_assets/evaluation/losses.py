@@ -1,0 +1,65 @@
+"""Every row under every model, in one pass over batches of rows of like length."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qwenft_assets.errors import AdapterError
+from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
+from qwenft_assets.training.tokens import TokenRow
+
+BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
+PEFT_NAMES = {ADAPTER: "default", CHAMPION: "champion"}
+
+
+def add_champion(model: Any, folder: Path) -> None:
+    """Put the champion's adapter beside the candidate's, on the same base weights.
+
+    Raises:
+        AdapterError: The folder holds no adapter that fits the base model.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        model.load_adapter(folder, adapter_name=PEFT_NAMES[CHAMPION], is_trainable=False)
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        raise AdapterError(
+            f"{folder}: the champion does not load on this base model "
+            f"({str(error).splitlines()[0][:200]}). Roll it back with `qwenft releases rollback`."
+        ) from error
+    model.eval()
+
+
+@contextmanager
+def acting_as(model: Any, who: str) -> Iterator[None]:
+    """The PeftModel as the base (adapters switched off), the adapter, or the champion."""
+    if who == BASE:
+        with model.disable_adapter():
+            yield
+    else:
+        model.set_adapter(PEFT_NAMES[who])
+        yield
+
+
+def losses_by_model(
+    model: Any,
+    rows: Sequence[TokenRow],
+    batch_tokens: int,
+    who: Sequence[str],
+    report_progress: ReportProgress = no_progress,
+) -> Mapping[str, list[SpanLosses]]:
+    """Each row's losses under each of `who`, in the order of the rows.
+
+    Every batch is read by all models before the next one, so that a run that is cut off, or memory
+    that does not suffice, shows at once; on the CPU the rows are encoded once.
+    """
+    found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
+    for indices in batches_by_length(rows, batch_tokens):
+        batch = [rows[n] for n in indices]
+        for name in who:
+            with acting_as(model, name):
+                found[name].update(zip(indices, span_losses(model, batch), strict=True))
+        report_progress(len(found[who[0]]), len(rows), "held-out rows")
+    return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
