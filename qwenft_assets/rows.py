@@ -48,6 +48,8 @@ _MIXED_FIELDS: list[pa.Field[Any]] = [
     pa.field("copy", pa.int32(), nullable=False),  # 0, or n for the n-th repeat of a train row
 ]
 MIXED_SCHEMA = pa.schema(_MIXED_FIELDS)
+PRIVATE = "private"
+"""The licence of rows that may be trained on here and published nowhere."""
 
 
 def short_hash(*parts: str | None) -> str:
@@ -57,6 +59,11 @@ def short_hash(*parts: str | None) -> str:
         encoded = b"\0" if part is None else b"\1" + part.encode("utf-8", "surrogatepass")
         digest.update(len(encoded).to_bytes(8, "big") + encoded)
     return digest.hexdigest()[:16]
+
+
+def is_private(license: str) -> bool:  # noqa: A002
+    """Whether rows of this licence must not leave by any publishing path."""
+    return license.strip().casefold() == PRIVATE
 
 
 def seeded_order(seed: int, row_id: str) -> bytes:
