@@ -3,6 +3,7 @@
 Rows are untrusted text: they are shown as table cells, never as Markdown or HTML.
 """
 
+import base64
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,12 @@ def in_context(text: str, keyword: str) -> str:
     start = max(line.casefold().find(keyword.casefold()), 0)
     cut = line[max(start - SHOWN_AROUND, 0) : start + len(keyword) + SHOWN_AROUND]
     return f"…{cut}…"
+
+
+def picture(alt_text: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """A picture as Markdown; the web UI shows up to 1,000 characters in place, else a link."""
+    encoded = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![{alt_text}](data:image/png;base64,{encoded})")
 
 
 def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:

@@ -24,9 +24,9 @@ def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
         # Asked in other letters and spaces, which is the same question still.
         trained["instruction"] = "  " + held_out["instruction"].upper() + "\n"
         trained["input"] = held_out["input"]
-        leaked.append(held_out["row_id"])
+        leaked.append({"eval_row": held_out["row_id"], "train_row": trained["row_id"]})
 
-    leaked: list[str] = []
+    leaked: list[dict[str, str]] = []
     replace_rows(mixed.storage, leak)
     result = mixed.mix()
     checks, passed = checks_of(result)
@@ -34,9 +34,10 @@ def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
     assert passed == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,
-        "no_row_in_both_splits": False,
+        "no_leakage": False,
+        "no_contamination": True,
     }
-    check = checks["no_row_in_both_splits"]
+    check = checks["no_leakage"]
     assert check.blocking
     assert check.metadata["leaked_rows"].value == 1
     assert check.metadata["first"].value == leaked
@@ -96,7 +97,8 @@ def test_a_line_that_is_no_json_is_a_finding(mixed):
     lines = path.read_text(encoding="utf-8").split("\n")
     write_text(path, "\n".join(["{oops", *lines[1:]]))
     manifest = read_json(path.with_name("manifest.json")) or {}
-    write_json(path.with_name("manifest.json"), {**manifest, "sha256": sha256_of_file(path)})
+    files = {**manifest["files"], MIXTURE_FILE: sha256_of_file(path)}
+    write_json(path.with_name("manifest.json"), {**manifest, "files": files})
     checks, passed = checks_of(mixed.mix())
     assert passed["schema_valid"] is False
     assert checks["schema_valid"].metadata["first_wrong"].value == [1]
