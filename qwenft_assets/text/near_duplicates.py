@@ -28,6 +28,7 @@ BAND_NEIGHBOURS = 16
 ESTIMATE_SLACK = 0.2
 """Pairs whose signatures agree in less than threshold - slack of the places are not looked at: with
 128 places the estimate is off by more in about one pair of a million."""
+PAIRS_AT_ONCE, COMPARED_AT_ONCE = 8_000_000, 100_000
 SEED = 42
 _BASE, _WINDOW_BASE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _LONGEST_WORD = 4096
@@ -171,7 +172,8 @@ def _candidates(
     """Pairs that share a band and whose signatures agree in enough places, shape (pairs, 2)."""
     rows = np.flatnonzero(has_words)
     places = settings.hashes // settings.bands
-    found: list[I64] = []
+    least = settings.threshold - ESTIMATE_SLACK
+    found, waiting, waiting_pairs = list[I64](), list[I64](), 0
     for band in range(settings.bands):
         columns = signatures[rows, band * places : (band + 1) * places].astype(np.uint64)
         keys = np.zeros(len(rows), np.uint64)
@@ -179,22 +181,30 @@ def _candidates(
             keys = _mixed(keys * _BASE + column)
         order = np.argsort(keys, kind="stable")
         in_order = keys[order]
-        for distance in range(1, BAND_NEIGHBOURS + 1):
+        for distance in range(1, min(BAND_NEIGHBOURS, len(rows) - 1) + 1):
             same = np.flatnonzero(in_order[distance:] == in_order[:-distance])
             if not len(same):
                 break
-            pairs = np.stack([rows[order[same]], rows[order[same + distance]]], axis=1)
-            agreed = _agreement(signatures, pairs)
-            found.append(pairs[agreed >= settings.threshold - ESTIMATE_SLACK])
-    return np.unique(np.concatenate(found), axis=0) if found else np.zeros((0, 2), np.int64)
+            waiting.append(rows[order[same]] * len(signatures) + rows[order[same + distance]])
+            waiting_pairs += len(same)
+        # A pair meets in many bands, and is looked at once for as many bands as fit into memory.
+        if waiting_pairs > PAIRS_AT_ONCE:
+            found.append(_agreeing(signatures, waiting, least))
+            waiting, waiting_pairs = [], 0
+    found.append(_agreeing(signatures, waiting, least))
+    return np.unique(np.concatenate(found), axis=0)
 
 
-def _agreement(signatures: NDArray[np.uint32], pairs: I64) -> NDArray[np.float64]:
-    shares = [
+def _agreeing(signatures: NDArray[np.uint32], codes: Sequence[I64], least: float) -> I64:
+    """The pairs, each coded as first * texts + second, whose signatures agree in enough places."""
+    if not codes:
+        return np.zeros((0, 2), np.int64)
+    pairs = np.stack(np.divmod(np.unique(np.concatenate(codes)), len(signatures)), axis=1)
+    agreements = [
         (signatures[part[:, 0]] == signatures[part[:, 1]]).mean(axis=1)
-        for part in np.array_split(pairs, len(pairs) // 100_000 + 1)
+        for part in np.array_split(pairs, len(pairs) // COMPARED_AT_ONCE + 1)
     ]
-    return np.concatenate(shares)
+    return pairs[np.concatenate(agreements) >= least]
 
 
 def _word_hashes(texts: Sequence[str]) -> tuple[U64, I64]:
