@@ -25,6 +25,7 @@ from qwenft_assets.storage import (
 
 CONFIG = """
 mixture:
+  {mixture}
   recipes:
     small: {{rows: {rows}, ratios: {{local_reports: 0.25, slimorca: 0.50, pubmedqa: 0.25}}}}
 sources:
