@@ -28,8 +28,8 @@ along unless the config says so.
 SHARE_ALIKE_NOTE = """
 ## Rows under {license}
 
-The licence ({url}) lets anyone use, change and pass on these {rows:,} texts, for money too, as long
-as they
+<{url}> lets anyone use, change and pass on these
+{rows:,} texts, for money too, as long as they
 
 - **name the source**: the list below gives the page and the authors of each row; keep it beside any
   copy of the data,

@@ -53,7 +53,7 @@ def report_lengths(
     folder = storage.mixed_dataset(recipe)
     manifest = read_json(folder / "manifest.json") or {}
     key = short_hash(str(manifest.get("version")), counter.identity, str(max_length_tokens))
-    known = read_json(folder / LENGTHS_FILE)
+    known: dict[str, Any] | None = read_json(folder / LENGTHS_FILE)
     if known is None or known["key"] != key or not (folder / PICTURE_FILE).is_file():
         rows = [item.row for item in read_mixture(storage, recipe)]
         lengths: defaultdict[str, list[int]] = defaultdict(list)

@@ -32,6 +32,7 @@ PAIRS_AT_ONCE, COMPARED_AT_ONCE = 8_000_000, 100_000
 SEED = 42
 _BASE, _WINDOW_BASE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
 _LONGEST_WORD = 4096
+_LETTER, _SINGLE = 1, 2
 
 U64 = NDArray[np.uint64]
 I64 = NDArray[np.int64]
@@ -221,7 +222,7 @@ def _word_hashes(texts: Sequence[str]) -> tuple[U64, I64]:
     lengths = ends - starts
     first = _offsets(lengths)
     if len(starts):
-        within: Any = np.arange(first[-1]) - np.repeat(first[:-1], lengths)
+        within = np.arange(int(first[-1])) - np.repeat(first[:-1], lengths)
         characters = codes[np.repeat(starts, lengths) + within].astype(np.uint64)
         weighted = (characters + np.uint64(1)) * _powers()[within % _LONGEST_WORD]
         words = _mixed(np.add.reduceat(weighted, first[:-1]))
@@ -229,9 +230,6 @@ def _word_hashes(texts: Sequence[str]) -> tuple[U64, I64]:
         words = np.zeros(0, np.uint64)
     text_starts = _offsets(np.array([len(text) + 1 for text in folded], np.int64))
     return words, np.searchsorted(starts, text_starts).astype(np.int64)
-
-
-_LETTER, _SINGLE = 1, 2
 
 
 @cache
