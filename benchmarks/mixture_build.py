@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ STEPS: dict[str, tuple[Any, str]] = {
 
 def main() -> None:
     """Generate, build twice, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--candidates", type=int, default=400_000)
     parser.add_argument("--rows", type=int, default=240_000)
     parser.add_argument("--build-in", help=argparse.SUPPRESS)
@@ -84,7 +84,7 @@ def main() -> None:
 def build_once(storage: Storage, rows: int) -> dict[str, Any]:
     """Build, check, measure lengths; seconds by step and the peak of memory."""
     config = config_of(rows)
-    seconds: Counter[str] = Counter()
+    seconds: dict[str, float] = defaultdict(float)
     for step, (module, name) in STEPS.items():
         setattr(module, name, timed(getattr(module, name), step, seconds))
     started = time.monotonic()
@@ -109,7 +109,7 @@ def build_once(storage: Storage, rows: int) -> dict[str, Any]:
     }
 
 
-def timed(function: Callable[..., Any], step: str, seconds: Counter[str]) -> Callable[..., Any]:
+def timed(function: Callable[..., Any], step: str, seconds: dict[str, float]) -> Callable[..., Any]:
     """The same function, its time added to `seconds`."""
 
     def run(*args: Any, **options: Any) -> Any:
@@ -117,7 +117,7 @@ def timed(function: Callable[..., Any], step: str, seconds: Counter[str]) -> Cal
         try:
             return function(*args, **options)
         finally:
-            seconds[step] += time.monotonic() - started  # pyright: ignore[reportArgumentType]
+            seconds[step] += time.monotonic() - started
 
     return run
 
