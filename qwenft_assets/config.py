@@ -158,6 +158,44 @@ def _default_groups() -> dict[str, tuple[SourceName, ...]]:
     return {"bio": ("pubmedqa", "stackexchange_biomed")}
 
 
+class MinHashConfig(Section):
+    """When two texts are alike: Jaccard index of word shingles, found by MinHash LSH."""
+
+    threshold: float = Field(gt=0, le=1, description="Jaccard index from which two are alike.")
+    shingle_words: int = Field(gt=0, description="Words in one shingle.")
+    hashes: int = Field(default=128, gt=0, description="Places of a MinHash signature.")
+    bands: int = Field(
+        default=32, gt=0, description="LSH bands; more find more pairs near the threshold, slower."
+    )
+
+    @model_validator(mode="after")
+    def _bands_divide_hashes(self) -> MinHashConfig:
+        if self.hashes % self.bands:
+            raise ValueError(f"bands ({self.bands}) must divide hashes ({self.hashes})")
+        return self
+
+
+class NearDuplicatesConfig(MinHashConfig):
+    """Which rows are copies of one another though not letter by letter."""
+
+    threshold: float = Field(default=0.7, gt=0, le=1, description="Jaccard index of whole rows.")
+    shingle_words: int = Field(default=3, gt=0, description="Words in one shingle.")
+    part_threshold: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="Word overlap that instruction, input and output must each have too: the same "
+        "passage with another question is another row.",
+    )
+
+
+class SimilarQuestionsConfig(MinHashConfig):
+    """Which questions are so alike that they must not stand on both sides of the split."""
+
+    threshold: float = Field(default=0.6, gt=0, le=1, description="Jaccard index of questions.")
+    shingle_words: int = Field(default=2, gt=0, description="Words in one shingle.")
+
+
 class MixtureConfig(Section):
     """How sources become one shuffled, split dataset."""
 
@@ -171,7 +209,25 @@ class MixtureConfig(Section):
         description="When a source has too few rows: give the rest to the others, repeat its "
         "train rows, or stop.",
     )
+    near_duplicates: NearDuplicatesConfig = NearDuplicatesConfig()
+    decontaminate: tuple[str, ...] = Field(
+        default=(),
+        description="JSON, JSON lines or text files that no row may share 13 words in a row with.",
+    )
+    contaminated: Literal["drop", "keep"] = Field(
+        default="drop", description="`keep` leaves such rows in: the check no_contamination fails."
+    )
+    over_long: Literal["truncate", "drop", "fail"] = Field(
+        default="truncate",
+        description="Rows beyond training.max_length_tokens: lose their end in training, are left "
+        "out, or stop the build.",
+    )
     eval_fraction: float = Field(default=0.10, gt=0, lt=0.5, description="Share held out.")
+    split_by: Literal["question_cluster", "row"] = Field(
+        default="question_cluster",
+        description="What stays on one side; with `row` the check no_leakage fails on any leak.",
+    )
+    similar_questions: SimilarQuestionsConfig = SimilarQuestionsConfig()
     seed: int = Field(default=42, description="Of the sample, the split and the shuffle.")
 
     @model_validator(mode="after")

@@ -90,7 +90,8 @@ def test_blocking_checks_guard_mixture_and_adapter():
     assert checks == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,
-        "no_row_in_both_splits": True,
+        "no_leakage": True,
+        "no_contamination": True,
         "loss_is_finite": True,
         "adapter_better_than_base": False,
     }

@@ -12,6 +12,7 @@ from qwenft_assets.rows import (
     ROW_COLUMNS,
     ROW_SCHEMA,
     InstructionRow,
+    is_private,
     make_row,
     rows_to_table,
     rows_version,
@@ -133,3 +134,11 @@ def test_seeded_order_depends_on_the_seed_and_the_row_alone():
     assert in_order not in (ids, sorted(ids))
     without_some = [row_id for row_id in in_order if row_id not in ids[:10]]
     assert sorted(ids[10:], key=lambda row_id: seeded_order(42, row_id)) == without_some
+
+
+@pytest.mark.parametrize(
+    ("license_name", "private"),
+    [("private", True), (" Private ", True), ("MIT", False), ("CC BY-SA 4.0", False), ("", False)],
+)
+def test_private_rows_are_known_by_their_licence(license_name, private):
+    assert is_private(license_name) is private

@@ -73,6 +73,12 @@ def in_context(text: str, keyword: str) -> str:
     return f"…{cut}…"
 
 
+def picture(alt_text: str, png: bytes) -> dg.MarkdownMetadataValue:
+    """A picture as Markdown; the web UI shows up to 1,000 characters in place, else a link."""
+    encoded = base64.b64encode(png).decode()
+    return dg.MetadataValue.md(f"![{alt_text}](data:image/png;base64,{encoded})")
+
+
 def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     """The `dropped_<reason>` counts of a manifest, by reason."""
     return {

@@ -1,34 +1,48 @@
-"""The stage: samples in, the mixture with its split and manifest out."""
+"""The stage: samples in, the mixture with its split, provenance and manifest out."""
 
 from __future__ import annotations
 
 import json
 import random
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from qwenft_assets.config import Config, MixtureConfig, Recipe, RecipeName
 from qwenft_assets.errors import MixtureError
-from qwenft_assets.mixture.deduplication import drop_duplicates, question_key
+from qwenft_assets.mixture.attribution import ATTRIBUTION_FILE, attribution
+from qwenft_assets.mixture.decontamination import evaluation_path
+from qwenft_assets.mixture.diff import (
+    BEYOND_QUOTA,
+    CANDIDATE_SCHEMA,
+    CANDIDATES_FILE,
+    DIFF_FILE,
+    Build,
+    difference,
+    no_difference,
+    previous_build,
+)
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
-from qwenft_assets.mixture.quotas import Quota, allocate, asked_rows
-from qwenft_assets.mixture.split import EVAL, TRAIN, split_by_question
+from qwenft_assets.mixture.manifest import figures
+from qwenft_assets.mixture.quotas import Quota
+from qwenft_assets.mixture.samples import read_samples, sample_manifests, sources_of
+from qwenft_assets.mixture.selection import Selection, TokenCounter, select_rows
+from qwenft_assets.mixture.split import EVAL, TRAIN, question_clusters, split_rows
+from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import (
     MIXED_SCHEMA,
     InstructionRow,
     rows_to_table,
-    seeded_order,
     short_hash,
     table_to_rows,
 )
 from qwenft_assets.storage import (
     MIXTURE_FILE,
     Storage,
-    atomic_path,
+    atomic_folder,
     is_intact,
     read_json,
     read_parquet,
@@ -37,11 +51,9 @@ from qwenft_assets.storage import (
     write_parquet,
 )
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 """Raise when the same samples and settings would give another mixture."""
-RATIO_TOLERANCE = 0.02
-EXTENSION_MARGIN = 1.1
-"""Rows to sample for each row asked: some will be duplicates."""
+ROWS_FILE = "rows.parquet"
 
 
 class MixedRow(NamedTuple):
@@ -54,72 +66,85 @@ class MixedRow(NamedTuple):
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """What a mixture holds, as its manifest says."""
+    """What a mixture holds, as its manifest says, and what is new in it."""
 
     manifest: dict[str, Any]
+    diff: dict[str, Any]
     reused: bool
 
 
-def build_mixture(config: Config, recipe_name: RecipeName, storage: Storage) -> MixtureReport:
+def build_mixture(
+    config: Config,
+    recipe_name: RecipeName,
+    storage: Storage,
+    token_counter: TokenCounter | None = None,
+    report_progress: ReportProgress = no_progress,
+) -> MixtureReport:
     """Build `mixed_dataset/<recipe>/`, unless it is there for the same samples and settings.
 
+    Args:
+        config: Recipe and rules.
+        recipe_name: Which recipe.
+        storage: Where samples are and the mixture goes.
+        token_counter: Counts tokens of the base model; needed unless `over_long: truncate`.
+        report_progress: Called along the way.
+
     Raises:
-        MixtureError: A source was not sampled, or has too few rows with `shortfall: fail`.
+        MixtureError: A sample is missing, damaged or stale, or has too few rows with `shortfall:
+            fail`; an evaluation file cannot be read; a row is too long with `over_long: fail`.
         StorageError: The mixture cannot be written.
     """
     recipe = recipe_of(config, recipe_name)
-    sources = [name for key in recipe.ratios for name in config.mixture.groups.get(key, (key,))]
-    samples = {source: _sample_manifest(storage, source, recipe_name) for source in sources}
-    frozen = read_frozen_eval(config.evaluation)
+    samples = sample_manifests(config, sources_of(config, recipe), storage)
+    if config.mixture.over_long == "truncate":
+        token_counter = None
+    elif token_counter is None:
+        raise MixtureError(
+            f"mixture.over_long: {config.mixture.over_long} needs the tokenizer of "
+            f"{config.training.base_model}, which cannot be had. Set it to truncate, or mend that."
+        )
     inputs = short_hash(
         CODE_VERSION,
         recipe.model_dump_json(),
         config.mixture.model_dump_json(exclude={"recipes"}),
-        *(samples[source]["version"] for source in sources),
-        *filter(None, [frozen_version(frozen)]),
+        *(f"{source}:{sample['version']}" for source, sample in samples.items()),
+        *(_hash_of_evaluation_file(path) for path in config.mixture.decontaminate),
+        *filter(None, [frozen_version(read_frozen_eval(config.evaluation))]),
+        *(
+            (token_counter.identity, str(config.training.max_length_tokens))
+            if token_counter
+            else ()
+        ),
     )
     folder = storage.mixed_dataset(recipe_name)
     with storage.lock(f"mixed_dataset-{recipe_name}"):
         manifest = read_json(folder / "manifest.json")
-        if (
-            manifest
-            and manifest.get("inputs") == inputs
-            and is_intact(folder / MIXTURE_FILE, manifest.get("sha256"))
-            and is_intact(folder / "rows.parquet", manifest.get("rows_sha256"))
-        ):
-            return MixtureReport(manifest, reused=True)
-        pools, duplicates = _distinct_rows(storage, sources, config.mixture.seed)
-        pools, in_frozen_eval = _without_questions(pools, frozen)
-        available = {source: len(pools[source]) for source in sources}
-        _require_extended(recipe, config, available, samples)
-        quotas = allocate(recipe, config.mixture, available)
-        mixed = mix(pools, quotas, config.mixture)
-        _write_rows(storage, recipe_name, mixed)
-        manifest = {
-            "recipe": recipe_name,
-            "version": mixture_version(mixed),
-            "inputs": inputs,
-            **_counts(mixed, recipe, config.mixture, quotas),
-            "sources": {
-                source: {
-                    **asdict(quotas[source]),
-                    "rows": _rows_of(mixed, source),
-                    "train": _rows_of(mixed, source, TRAIN),
-                    "eval": _rows_of(mixed, source, EVAL),
-                    "dropped_duplicate": duplicates[source],
-                    "version": samples[source]["version"],
-                    "revision": samples[source]["revision"],
-                }
-                for source in sources
-            },
-            "dropped_duplicate": duplicates.total(),
-            "dropped_frozen_eval": in_frozen_eval,
-            "licenses": dict(sorted(Counter(row.license for row, _, _ in mixed).items())),
-            "sha256": sha256_of_file(folder / MIXTURE_FILE),
-            "rows_sha256": sha256_of_file(folder / "rows.parquet"),
-        }
-        write_json(folder / "manifest.json", manifest)
-        return MixtureReport(manifest, reused=False)
+        if manifest and manifest.get("inputs") == inputs and _is_whole(folder, manifest):
+            return MixtureReport(manifest, no_difference(manifest["version"]), reused=True)
+        candidates = read_samples(storage, list(samples))
+        selection = select_rows(candidates, recipe, config, samples, token_counter, report_progress)
+        mixed = mix(selection.pools, selection.quotas, config.mixture, report_progress)
+        report_progress(0, 0, "writing")
+        build = Build(mixture_version(mixed), samples, _outcomes(candidates, selection, mixed))
+        diff = difference(previous_build(storage, recipe_name), build)
+        with atomic_folder(folder) as part:
+            _write_rows(part, mixed)
+            write_parquet(part / CANDIDATES_FILE, build.candidates)
+            with (part / ATTRIBUTION_FILE).open("w", encoding="utf-8", newline="\n") as lines:
+                lines.writelines(attribution([row for row, _, copy in mixed if not copy]))
+            manifest = {
+                "recipe": recipe_name,
+                "version": build.version,
+                "inputs": inputs,
+                **figures(
+                    mixed, recipe, config.mixture, selection.quotas, selection.removed, samples
+                ),
+                "files": {file.name: sha256_of_file(file) for file in sorted(part.iterdir())},
+            }
+            # Not among `files`: it depends on the build before, and nothing else here does.
+            write_json(part / DIFF_FILE, diff)
+            write_json(part / "manifest.json", manifest)
+        return MixtureReport(manifest, diff, reused=False)
 
 
 def recipe_of(config: Config, name: str) -> Recipe:
@@ -140,6 +165,7 @@ def mix(
     pools: Mapping[str, Sequence[InstructionRow]],
     quotas: Mapping[str, Quota],
     config: MixtureConfig,
+    report_progress: ReportProgress = no_progress,
 ) -> list[MixedRow]:
     """Choose, split, repeat and shuffle; depends on the rows, the quotas and the seed alone.
 
@@ -151,7 +177,11 @@ def mix(
     chosen = [row for source, quota in quotas.items() for row in pools[source][: quota.unique]]
     if len(chosen) < 2:  # noqa: PLR2004  (one to train on, one to hold out)
         raise MixtureError("the sources have fewer than 2 rows together. Add rows to one of them.")
-    sides = split_by_question(chosen, config.eval_fraction, config.seed)
+    if config.split_by == "row":
+        group_of = {row.row_id: row.row_id for row in chosen}
+    else:
+        group_of = question_clusters(chosen, config.similar_questions, report_progress)
+    sides = split_rows(chosen, group_of, config.eval_fraction, config.seed)
     if EVAL not in sides.values():
         raise MixtureError("all rows ask the same question. Add rows that ask another one.")
     mixed = [MixedRow(row, sides[row.row_id], 0) for row in chosen]
@@ -179,7 +209,7 @@ def read_mixture(storage: Storage, recipe: RecipeName) -> list[MixedRow]:
     Raises:
         MixtureError: It was not built.
     """
-    path = storage.mixed_dataset(recipe) / "rows.parquet"
+    path = storage.mixed_dataset(recipe) / ROWS_FILE
     if not path.exists():
         raise MixtureError(f"{path}: no mixture yet. Run `qwenft run --recipe {recipe}`.")
     table = read_parquet(path)
@@ -188,68 +218,42 @@ def read_mixture(storage: Storage, recipe: RecipeName) -> list[MixedRow]:
     return [MixedRow(*item) for item in zip(table_to_rows(table), sides, copies, strict=True)]
 
 
-def _sample_manifest(storage: Storage, source: str, recipe: str) -> dict[str, Any]:
-    folder = storage.source_sample(source)
-    manifest = read_json(folder / "manifest.json")
-    if manifest is None or not is_intact(folder / "rows.parquet", manifest.get("sha256")):
-        raise MixtureError(
-            f"{folder}: {source} is not sampled, recipe {recipe} needs it. Run `qwenft run --recipe "
-            f"{recipe}`, or `dagster asset materialize -m qwenft_assets.definitions --select "
-            f"source_sample --partition {source}`."
-        )
-    return manifest
+def _hash_of_evaluation_file(path: str) -> str:
+    file = evaluation_path(path)
+    # A missing file is told by whoever reads it.
+    return sha256_of_file(file) if file.is_file() else ""
 
 
-def _require_extended(
-    recipe: Recipe,
-    config: Config,
-    available: Mapping[str, int],
-    samples: Mapping[str, dict[str, Any]],
-) -> None:
-    """Refuse a shortfall that only stands because the sample was cut short of what upstream has."""
-    asked = asked_rows(recipe, config.mixture)
-    for source, rows in asked.items():
-        if available[source] < rows and not samples[source].get("exhausted", True):
-            wanted = round(rows * EXTENSION_MARGIN)
-            raise MixtureError(
-                f"{source}: {rows} rows asked, its sample holds {available[source]} and upstream has "
-                f"more. Extend it with `qwenft sample {source} --rows {wanted}`, or raise "
-                f"sources.{source}.max_rows."
-            )
+def _is_whole(folder: Path, manifest: dict[str, Any]) -> bool:
+    files: dict[str, str] = manifest.get("files", {})
+    return bool(files) and all(is_intact(folder / name, sha) for name, sha in files.items())
 
 
-def _distinct_rows(
-    storage: Storage, sources: Sequence[str], seed: int
-) -> tuple[dict[str, list[InstructionRow]], Counter[str]]:
-    """Rows by source in seeded order, without duplicates; a copy stays with the earlier source."""
-    tables = (read_parquet(storage.source_sample(name) / "rows.parquet") for name in sources)
-    rows = [
-        row
-        for table in tables
-        for row in sorted(table_to_rows(table), key=lambda row: seeded_order(seed, row.row_id))
-    ]
-    kept, dropped = drop_duplicates(rows)
-    pools: dict[str, list[InstructionRow]] = {source: [] for source in sources}
-    for row in kept:
-        pools[row.source].append(row)
-    return pools, dropped
-
-
-def _without_questions(
-    pools: Mapping[str, list[InstructionRow]], frozen: Sequence[InstructionRow]
-) -> tuple[dict[str, list[InstructionRow]], int]:
-    """The pools without rows that ask what the frozen evaluation set asks, and how many those were."""
-    asked = {question_key(row) for row in frozen}
-    kept = {
-        source: [row for row in pool if question_key(row) not in asked] if asked else pool
-        for source, pool in pools.items()
+def _outcomes(
+    candidates: Sequence[InstructionRow], selection: Selection, mixed: Sequence[MixedRow]
+) -> pa.Table:
+    """What became of every candidate, in order of priority."""
+    removed = {removal.row.row_id: removal for removal in selection.removed}
+    side_of = {row.row_id: side for row, side, _ in mixed}
+    outcomes, partners, similarities = list[str](), list[str | None](), list[float | None]()
+    for row in candidates:
+        removal = removed.get(row.row_id)
+        outcomes.append(removal.reason if removal else side_of.get(row.row_id, BEYOND_QUOTA))
+        partners.append(removal.partner if removal else None)
+        similarities.append(round(removal.similarity, 4) if removal else None)
+    columns: dict[str, Any] = {
+        "row_id": [row.row_id for row in candidates],
+        "source": [row.source for row in candidates],
+        "content_hash": [row.content_hash for row in candidates],
+        "outcome": outcomes,
+        "partner": partners,
+        "similarity": similarities,
     }
-    return kept, sum(map(len, pools.values())) - sum(map(len, kept.values()))
+    return pa.table(columns, schema=CANDIDATE_SCHEMA)
 
 
-def _write_rows(storage: Storage, recipe: RecipeName, mixed: Sequence[MixedRow]) -> None:
-    folder = storage.mixed_dataset(recipe)
-    with atomic_path(folder / MIXTURE_FILE) as part, part.open("w", encoding="utf-8") as lines:
+def _write_rows(folder: Path, mixed: Sequence[MixedRow]) -> None:
+    with (folder / MIXTURE_FILE).open("w", encoding="utf-8", newline="\n") as lines:
         for row, _, _ in mixed:
             fields = {"instruction": row.instruction, "input": row.input, "output": row.output}
             lines.write(json.dumps(fields, ensure_ascii=False) + "\n")
@@ -257,38 +261,4 @@ def _write_rows(storage: Storage, recipe: RecipeName, mixed: Sequence[MixedRow])
     sides = pa.array([side for _, side, _ in mixed], pa.string())
     copies = pa.array([copy for _, _, copy in mixed], pa.int32())
     columns = [*table.columns, sides, copies]
-    write_parquet(folder / "rows.parquet", pa.table(columns, schema=MIXED_SCHEMA))
-
-
-def _counts(
-    mixed: Sequence[MixedRow], recipe: Recipe, config: MixtureConfig, quotas: Mapping[str, Quota]
-) -> dict[str, Any]:
-    got = {
-        key: round(
-            sum(_rows_of(mixed, name) for name in config.groups.get(key, (key,))) / len(mixed), 4
-        )
-        for key in recipe.ratios
-    }
-    missing: dict[str, int] = {}
-    for key in recipe.ratios:
-        members = [quotas[name] for name in config.groups.get(key, (key,))]
-        short = sum(quota.asked - quota.available for quota in members)
-        if short > 0:
-            missing[key] = short
-    return {
-        "rows_asked": recipe.rows,
-        "rows": len(mixed),
-        "train_rows": sum(side == TRAIN for _, side, _ in mixed),
-        "eval_rows": sum(side == EVAL for _, side, _ in mixed),
-        "ratios_asked": dict(recipe.ratios),
-        "ratios_got": got,
-        "ratios_kept": all(
-            abs(got[key] - ratio) <= RATIO_TOLERANCE for key, ratio in recipe.ratios.items()
-        ),
-        "shortfall": missing,
-        "shortfall_policy": config.shortfall,
-    }
-
-
-def _rows_of(mixed: Sequence[MixedRow], source: str, split: str | None = None) -> int:
-    return sum(row.source == source and split in {None, side} for row, side, _ in mixed)
+    write_parquet(folder / ROWS_FILE, pa.table(columns, schema=MIXED_SCHEMA))

@@ -44,6 +44,11 @@ class Report(BaseModel):
         return text.strip()
 
 
+def reports_path(config: Config) -> Path:
+    """Where the reports are; a relative path is read from the project's root."""
+    return PROJECT_ROOT / Path(config.sources.local_reports.path).expanduser()
+
+
 def scan_local_reports(config: Config) -> Scan:
     """The rows of `sources.local_reports.path`.
 
@@ -51,7 +56,7 @@ def scan_local_reports(config: Config) -> Scan:
         SourceError: The file is missing, not JSON, not a list, empty, or a row is not as it must be.
     """
     settings = config.sources.local_reports
-    path = PROJECT_ROOT / Path(settings.path).expanduser()
+    path = reports_path(config)
     try:
         content = path.read_bytes()
     except OSError as error:

@@ -17,12 +17,14 @@ from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
-from qwenft_assets.sources.local_reports import scan_local_reports
+from qwenft_assets.sources.local_reports import reports_path, scan_local_reports
 from qwenft_assets.sources.pubmedqa import scan_pubmedqa
 from qwenft_assets.sources.scan import MEBIBYTE, Scan, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
 from qwenft_assets.sources.slimorca import scan_slimorca
 from qwenft_assets.sources.stackexchange import (
+    SITES,
+    keyword_rules,
     scan_stackexchange_ai,
     scan_stackexchange_biomed,
     scan_stackexchange_ic,
@@ -92,6 +94,10 @@ def sample_source(
         quota = _quota(settings, max_rows, known)
         intact = known and is_intact(folder / "rows.parquet", known.get("sha256"))
         if known and intact and (known["quota"] == quota or known["exhausted"]):
+            if known.get("settings") != settings_version(config, source):
+                # Another origin with the same files: the rows stay, what they are taken for changes.
+                known = {**known, **_place(config, source)}
+                write_json(folder / "manifest.json", known)
             return SampleReport(known, reused=True)
         store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
         rows, tally, exhausted = _take(store, quota, report_progress)
@@ -111,7 +117,7 @@ def sample_source(
             "rows": len(rows),
             "sha256": sha256_of_file(folder / "rows.parquet"),
             "revision": scan.revision,
-            "origin": config.sources.origin if isinstance(settings, HubSource) else settings.path,
+            **_place(config, source),
             "scanned": tally.scanned,
             "read_mib": round(tally.bytes_read / MEBIBYTE, 2),
             **{f"dropped_{reason}": n for reason, n in sorted(tally.dropped.items()) if n},
@@ -124,6 +130,41 @@ def sample_source(
         write_json(folder / "manifest.json", manifest)
         _forget_other_scans(folder / "shards", identity)
         return SampleReport(manifest, reused=False, seconds=time.monotonic() - started)
+
+
+def settings_version(config: Config, source: SourceName) -> str:
+    """Hash of all that decides what a sample is but its size and what upstream holds."""
+    settings = getattr(config.sources, source)
+    rules = keyword_rules(config, source).model_dump_json() if source in SITES else ""
+    origin = config.sources.origin if isinstance(settings, HubSource) else ""
+    return short_hash(CODE_VERSION, origin, rules, settings.model_dump_json(exclude={"max_rows"}))
+
+
+def why_stale(config: Config, source: SourceName, manifest: dict[str, Any]) -> str | None:
+    """Why a sample is not what the config asks for, told without reading upstream; None if it is.
+
+    New commits of a repository are no reason: the next sampling takes them.
+    """
+    settings = getattr(config.sources, source)
+    if manifest.get("settings") != settings_version(config, source):
+        return "it was sampled with other settings, keywords or origin than the config has now"
+    if isinstance(settings, HubSource):
+        wanted, quota = settings.max_rows or 0, manifest["quota"]
+        if quota is not None and wanted > quota and not manifest["exhausted"]:
+            return f"it was cut at {quota} rows, the config's max_rows is {wanted}"
+    elif reports_path(config).is_file() and (
+        sha256_of_file(reports_path(config)) != manifest["revision"]
+    ):
+        return f"{settings.path} has changed since"
+    return None
+
+
+def _place(config: Config, source: SourceName) -> dict[str, str]:
+    settings = getattr(config.sources, source)
+    return {
+        "settings": settings_version(config, source),
+        "origin": config.sources.origin if isinstance(settings, HubSource) else settings.path,
+    }
 
 
 def _quota(

@@ -134,7 +134,7 @@ def _scan(config: Config, source: SourceName) -> Scan:
 
     # Seeded, so that a sample that ends early holds all sites and not the first in the alphabet.
     shards = sorted(files, key=lambda path: seeded_order(settings.seed, path))
-    rules = _rules(config, source).model_dump_json()
+    rules = keyword_rules(config, source).model_dump_json()
     return Scan(domain.revision, tuple(shards), read, rules, also_in)
 
 
@@ -144,10 +144,11 @@ def _settings(config: Config, source: SourceName) -> StackExchangeSource:
 
 
 def _matcher(config: Config, source: SourceName) -> KeywordMatcher:
-    return compile_rules(_rules(config, source))
+    return compile_rules(keyword_rules(config, source))
 
 
-def _rules(config: Config, source: SourceName) -> KeywordRules:
+def keyword_rules(config: Config, source: SourceName) -> KeywordRules:
+    """The keywords of a domain: the config's, else those shipped."""
     return _settings(config, source).keywords or shipped_keywords(source)
 
 

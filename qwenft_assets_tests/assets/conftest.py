@@ -12,11 +12,13 @@ REPORTS = PROJECT_ROOT / "data" / "my_dataset.json"
 
 @pytest.fixture
 def make_graph(tmp_path, monkeypatch):
-    def make(rows=40, reports=REPORTS):
+    def make(rows=40, reports=REPORTS, mixture="seed: 42"):
         monkeypatch.setenv("QWENFT_STORAGE", str(tmp_path / "storage"))
         monkeypatch.delenv("QWENFT_SOURCES_ORIGIN", raising=False)
         path = tmp_path / "tiny.yaml"
-        path.write_text(CONFIG.format(rows=rows, reports=reports), encoding="utf-8")
+        path.write_text(
+            CONFIG.format(rows=rows, reports=reports, mixture=mixture), encoding="utf-8"
+        )
         return Graph(str(path), Storage(tmp_path / "storage"), instance)
 
     with dg.DagsterInstance.ephemeral() as instance:

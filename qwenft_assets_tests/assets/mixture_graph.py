@@ -25,6 +25,7 @@ from qwenft_assets.storage import (
 
 CONFIG = """
 mixture:
+  {mixture}
   recipes:
     small: {{rows: {rows}, ratios: {{local_reports: 0.25, slimorca: 0.50, pubmedqa: 0.25}}}}
 sources:
@@ -113,11 +114,8 @@ def replace_lines(storage, values):
     lines = [json.dumps(value, ensure_ascii=False) + "\n" for value in values]
     write_text(folder / MIXTURE_FILE, "".join(lines))
     manifest = read_json(folder / "manifest.json") or {}
-    hashes = {
-        "sha256": sha256_of_file(folder / MIXTURE_FILE),
-        "rows_sha256": sha256_of_file(folder / "rows.parquet"),
-    }
-    write_json(folder / "manifest.json", {**manifest, **hashes})
+    files = {name: sha256_of_file(folder / name) for name in manifest["files"]}
+    write_json(folder / "manifest.json", {**manifest, "files": files})
 
 
 def lines_of(storage):

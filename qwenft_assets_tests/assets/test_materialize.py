@@ -31,7 +31,8 @@ def test_an_intact_mixture_passes_its_checks_and_training_begins(make_graph):
     assert passed == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,
-        "no_row_in_both_splits": True,
+        "no_leakage": True,
+        "no_contamination": True,
     }
     assert steps_started(result) == ["mixed_dataset", "lora_adapter"]
     assert "/nowhere: no such folder" in failures_of(result)["lora_adapter"]
@@ -41,6 +42,17 @@ def test_an_intact_mixture_passes_its_checks_and_training_begins(make_graph):
     assert rows == {"local_reports": 10, "slimorca": 20, "pubmedqa": 10}
     assert shown["unchanged"].value is False
     assert sum(record["rows"] for record in records_of(shown["licenses"])) == 40
+    ratios = {record["part"]: record for record in records_of(shown["ratios"])}
+    assert ratios["slimorca"] == {
+        "part": "slimorca",
+        "asked": 0.5,
+        "got_by_rows": 0.5,
+        "short_rows": 0,
+    }
+    assert shown["diff"].value == "first build"
+    assert "/nowhere: no such folder" in shown["lengths_unknown"].value
+    dropped = {record["reason"]: record["rows"] for record in records_of(shown["dropped"])}
+    assert dropped == {"contaminated": 0, "duplicate": 0, "near_duplicate": 0, "over_long": 0}
 
 
 def test_a_shortfall_is_named_and_passes(make_graph):
@@ -75,6 +87,8 @@ def test_a_source_that_was_not_sampled_fails_the_mixture_with_the_command_to_run
     graph = make_graph()
     assert graph.sample(FIRST, FIRST).success
     result = graph.mix()
-    assert "slimorca is not sampled, recipe small needs it" in failures_of(result)["mixed_dataset"]
+    assert (
+        "slimorca is not sampled, or its sample is damaged" in failures_of(result)["mixed_dataset"]
+    )
     assert "--partition slimorca" in failures_of(result)["mixed_dataset"]
     assert steps_started(result) == ["mixed_dataset"]

@@ -4,6 +4,8 @@ A flaw is planted in a finished mixture, its hashes brought up to date, so that 
 for intact: what is checked is what lies on disk.
 """
 
+import json
+
 import pytest
 
 from qwenft_assets.storage import MIXTURE_FILE, read_json, sha256_of_file, write_json, write_text
@@ -15,6 +17,7 @@ from qwenft_assets_tests.assets.mixture_graph import (
     replace_rows,
     steps_started,
 )
+from qwenft_assets_tests.mixture.sampled_rows import words
 
 
 def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
@@ -24,9 +27,9 @@ def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
         # Asked in other letters and spaces, which is the same question still.
         trained["instruction"] = "  " + held_out["instruction"].upper() + "\n"
         trained["input"] = held_out["input"]
-        leaked.append(held_out["row_id"])
+        leaked.append({"eval_row": held_out["row_id"], "train_row": trained["row_id"]})
 
-    leaked: list[str] = []
+    leaked: list[dict[str, str]] = []
     replace_rows(mixed.storage, leak)
     result = mixed.mix()
     checks, passed = checks_of(result)
@@ -34,14 +37,59 @@ def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
     assert passed == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,
-        "no_row_in_both_splits": False,
+        "no_leakage": False,
+        "no_contamination": True,
     }
-    check = checks["no_row_in_both_splits"]
+    check = checks["no_leakage"]
     assert check.blocking
     assert check.metadata["leaked_rows"].value == 1
     assert check.metadata["first"].value == leaked
     assert "lora_adapter" not in steps_started(result)
     assert not result.success
+
+
+def repeated_questions(path):
+    """Reports that answer each of ten questions four times."""
+    reports = [
+        {
+            "instruction": f"Why does circuit {q * 37} of {words(q, 8)} oscillate?",
+            "output": words((q, n), 20),
+        }
+        for q in range(10)
+        for n in range(4)
+    ]
+    path.write_text(json.dumps(reports), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(("split_by", "passes"), [("question_cluster", True), ("row", False)])
+def test_the_check_of_leaks_fails_the_run_when_rows_are_split_one_by_one(
+    make_graph, tmp_path, split_by, passes
+):
+    reports = repeated_questions(tmp_path / "reports.json")
+    mixture = f"eval_fraction: 0.3\n  split_by: {split_by}"
+    graph = make_graph(rows=80, reports=reports, mixture=mixture)
+    assert graph.sample().success
+    result = graph.mix()
+    _, passed = checks_of(result)
+    assert passed["no_leakage"] is passes
+    assert ("lora_adapter" in steps_started(result)) is passes
+
+
+@pytest.mark.parametrize(("contaminated", "passes"), [("drop", True), ("keep", False)])
+def test_the_check_of_contamination_fails_the_run_when_such_rows_are_kept(
+    make_graph, tmp_path, contaminated, passes
+):
+    reports = repeated_questions(tmp_path / "reports.json")
+    exam = tmp_path / "exam.jsonl"
+    exam.write_text(json.dumps({"question": words((0, 0), 20)}), encoding="utf-8")
+    mixture = f"contaminated: {contaminated}\n  decontaminate: ['{exam}']"
+    graph = make_graph(rows=200, reports=reports, mixture=mixture)
+    assert graph.sample().success
+    result = graph.mix()
+    _, passed = checks_of(result)
+    assert passed["no_contamination"] is passes
+    assert ("lora_adapter" in steps_started(result)) is passes
 
 
 @pytest.mark.parametrize(
@@ -96,7 +144,8 @@ def test_a_line_that_is_no_json_is_a_finding(mixed):
     lines = path.read_text(encoding="utf-8").split("\n")
     write_text(path, "\n".join(["{oops", *lines[1:]]))
     manifest = read_json(path.with_name("manifest.json")) or {}
-    write_json(path.with_name("manifest.json"), {**manifest, "sha256": sha256_of_file(path)})
+    files = {**manifest["files"], MIXTURE_FILE: sha256_of_file(path)}
+    write_json(path.with_name("manifest.json"), {**manifest, "files": files})
     checks, passed = checks_of(mixed.mix())
     assert passed["schema_valid"] is False
     assert checks["schema_valid"].metadata["first_wrong"].value == [1]

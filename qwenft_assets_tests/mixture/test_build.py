@@ -3,66 +3,26 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName
+from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SimilarQuestionsConfig
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.build import build_mixture, mix, read_mixture, recipe_of
+from qwenft_assets.mixture.deduplication import REASONS
 from qwenft_assets.mixture.quotas import Quota
-from qwenft_assets.mixture.split import leaked_questions
-from qwenft_assets.rows import MIXED_SCHEMA, InstructionRow, make_row, rows_to_table, rows_version
+from qwenft_assets.mixture.split import find_leaks
+from qwenft_assets.rows import MIXED_SCHEMA
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import (
-    MIXTURE_FILE,
-    Storage,
-    read_json,
-    sha256_of_file,
-    write_json,
-    write_parquet,
+from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json, sha256_of_file
+from qwenft_assets_tests.mixture.sampled_rows import (
+    put_sample,
+    put_samples,
+    row,
+    rows_of,
+    small_config,
 )
-
-
-def row(source: str, number: int, instruction: str = "", output: str = "") -> InstructionRow:
-    return make_row(
-        source=source,
-        upstream_id=str(number),
-        instruction=instruction or f"{source} question {number}",
-        output=output or f"{source} answer {number}",
-        license="CC0" if source == "local_reports" else "MIT",
-        revision="abc",
-        admitted_by="all",
-    )
-
-
-def rows_of(source: str, count: int) -> list[InstructionRow]:
-    return [row(source, number) for number in range(count)]
-
-
-def put_sample(storage: Storage, source: str, rows: list[InstructionRow]) -> None:
-    """A sample as the stage before leaves it."""
-    folder = storage.source_sample(source)
-    write_parquet(folder / "rows.parquet", rows_to_table(rows))
-    manifest = {
-        "version": rows_version(rows),
-        "revision": "abc",
-        "sha256": sha256_of_file(folder / "rows.parquet"),
-    }
-    write_json(folder / "manifest.json", manifest)
-
-
-def put_samples(storage: Storage, local: int = 30, slimorca: int = 60, pubmedqa: int = 30) -> None:
-    counts = {"local_reports": local, "slimorca": slimorca, "pubmedqa": pubmedqa}
-    for source, count in counts.items():
-        put_sample(storage, source, rows_of(source, count))
-
-
-def small_config(rows: int = 100, **mixture: Any) -> Config:
-    ratios = {"local_reports": 0.25, "slimorca": 0.50, "pubmedqa": 0.25}
-    recipes = {"small": {"rows": rows, "ratios": ratios}}
-    return Config.model_validate({"name": "test", "mixture": {"recipes": recipes} | mixture})
 
 
 @pytest.fixture
@@ -81,6 +41,9 @@ def test_contract_files_hold_the_same_rows_in_the_same_order(demo_config, sample
     lines = [json.loads(line) for line in content.decode("utf-8").removesuffix("\n").split("\n")]
     table = pq.read_table(folder / "rows.parquet")
     assert sorted(path.name for path in folder.iterdir()) == [
+        "ATTRIBUTION.md",
+        "candidates.parquet",
+        "diff.json",
         "manifest.json",
         "mixed_finetune_dataset.jsonl",
         "rows.parquet",
@@ -108,14 +71,17 @@ def test_manifest_counts_add_up(demo_config, sampled, recipe):
         total = manifest["rows" if key == "rows" else f"{key}_rows"]
         assert sum(source[key] for source in sources) == total
     assert sum(manifest["licenses"].values()) == len(mixed)
-    assert sum(source["dropped_duplicate"] for source in sources) == manifest["dropped_duplicate"]
+    for reason in REASONS:
+        dropped = sum(source[f"dropped_{reason}"] for source in sources)
+        assert dropped == manifest[f"dropped_{reason}"]
     assert sum(manifest["ratios_got"].values()) == pytest.approx(1, abs=1e-3)
-    assert leaked_questions((row, side) for row, side, _ in mixed) == []
+    leaks = find_leaks([(row, side) for row, side, _ in mixed], SimilarQuestionsConfig())
+    assert leaks == []
     assert manifest["eval_rows"] / len(mixed) == pytest.approx(0.10, abs=0.02)
 
 
 def test_rows_are_shuffled_over_sources_and_sides(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     build_mixture(small_config(), "small", storage)
     mixed = read_mixture(storage, "small")
     first_half = mixed[: len(mixed) // 2]
@@ -124,7 +90,7 @@ def test_rows_are_shuffled_over_sources_and_sides(storage):
 
 
 def test_ratios_are_kept_and_short_sources_reported(storage):
-    put_samples(storage, local=10)
+    put_samples(small_config(), storage, local_reports=10)
     manifest = build_mixture(small_config(), "small", storage).manifest
     assert manifest["ratios_got"] == {"local_reports": 0.1, "slimorca": 0.6, "pubmedqa": 0.3}
     assert manifest["ratios_asked"] == {"local_reports": 0.25, "slimorca": 0.5, "pubmedqa": 0.25}
@@ -137,7 +103,7 @@ def test_two_storages_get_the_same_bytes(tmp_path):
     folders: list[Path] = []
     for name in ("a", "b"):
         storage = Storage(tmp_path / name)
-        put_samples(storage)
+        put_samples(small_config(), storage)
         build_mixture(small_config(), "small", storage)
         folders.append(storage.mixed_dataset("small"))
     for file in (MIXTURE_FILE, "rows.parquet", "manifest.json"):
@@ -145,16 +111,16 @@ def test_two_storages_get_the_same_bytes(tmp_path):
 
 
 def test_another_seed_gives_another_mixture(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     first = build_mixture(small_config(seed=42), "small", storage).manifest
     second = build_mixture(small_config(seed=43), "small", storage).manifest
     assert first["version"] != second["version"]
-    assert first["sha256"] != second["sha256"]
+    assert first["files"][MIXTURE_FILE] != second["files"][MIXTURE_FILE]
     assert build_mixture(small_config(seed=42), "small", storage).manifest == first
 
 
 def test_nothing_changed_means_nothing_is_written(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     first = build_mixture(small_config(), "small", storage)
     folder = storage.mixed_dataset("small")
     before = {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
@@ -167,7 +133,7 @@ def test_nothing_changed_means_nothing_is_written(storage):
 @pytest.mark.parametrize("file", [MIXTURE_FILE, "rows.parquet", "manifest.json"])
 @pytest.mark.parametrize("harm", ["changed", "deleted"])
 def test_mixture_that_was_harmed_is_rebuilt(storage, file, harm):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     build_mixture(small_config(), "small", storage)
     path = storage.mixed_dataset("small") / file
     whole = path.read_bytes()
@@ -181,7 +147,7 @@ def test_mixture_that_was_harmed_is_rebuilt(storage, file, harm):
 
 @pytest.mark.parametrize("harm", ["missing", "changed", "no-manifest"])
 def test_source_without_a_whole_sample_is_named_with_the_command(storage, harm):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     folder = storage.source_sample("pubmedqa")
     if harm == "changed":
         (folder / "rows.parquet").write_bytes(b"x")
@@ -190,14 +156,14 @@ def test_source_without_a_whole_sample_is_named_with_the_command(storage, harm):
     with pytest.raises(MixtureError) as raised:
         build_mixture(small_config(), "small", storage)
     message = str(raised.value)
-    assert message.startswith(f"{folder}: pubmedqa is not sampled, recipe small needs it.")
-    assert "`qwenft run --recipe small`" in message
+    assert message.startswith(f"{folder}: pubmedqa is not sampled, or its sample is damaged.")
+    assert "Run `qwenft sample pubmedqa`" in message
     assert "--select source_sample --partition pubmedqa`" in message
     assert not storage.mixed_dataset("small").exists()
 
 
 def test_repeat_fills_up_with_copies_of_train_rows_only(storage):
-    put_samples(storage, local=10)
+    put_samples(small_config(), storage, local_reports=10)
     manifest = build_mixture(small_config(shortfall="repeat"), "small", storage).manifest
     mixed = read_mixture(storage, "small")
     copies = [(row, side, copy) for row, side, copy in mixed if copy]
@@ -212,17 +178,20 @@ def test_repeat_fills_up_with_copies_of_train_rows_only(storage):
 
 
 def test_fail_stops_before_anything_is_written(storage):
-    put_samples(storage, local=10)
+    put_samples(small_config(), storage, local_reports=10)
     with pytest.raises(MixtureError, match=r"^local_reports: 25 rows asked, 10 there, 15 missing"):
         build_mixture(small_config(shortfall="fail"), "small", storage)
     assert not storage.mixed_dataset("small").exists()
 
 
-def test_copy_in_a_later_source_is_dropped_and_counted(storage):
-    put_samples(storage)
-    planted = [row("slimorca", 900 + n, f"LOCAL_REPORTS  question {n}") for n in range(3)]
-    copies = [replace(p, output=f"local_reports answer {n}") for n, p in enumerate(planted)]
-    put_sample(storage, "slimorca", [*rows_of("slimorca", 60), *copies])
+def test_copy_in_a_later_source_is_dropped_and_recorded_with_its_partner(storage):
+    put_samples(small_config(), storage)
+    originals = rows_of("local_reports", 3)
+    copies = [
+        row("slimorca", 900 + n, f"  {original.instruction.upper()}", original.output)
+        for n, original in enumerate(originals)
+    ]
+    put_sample(small_config(), storage, "slimorca", [*rows_of("slimorca", 60), *copies])
     manifest = build_mixture(small_config(rows=120), "small", storage).manifest
     mixed = read_mixture(storage, "small")
     assert manifest["dropped_duplicate"] == 3
@@ -230,30 +199,37 @@ def test_copy_in_a_later_source_is_dropped_and_counted(storage):
     assert manifest["sources"]["local_reports"]["dropped_duplicate"] == 0
     assert {copy.row_id for copy in copies}.isdisjoint(row.row_id for row, _, _ in mixed)
     assert manifest["sources"]["local_reports"]["rows"] == 30
+    candidates = pq.read_table(storage.mixed_dataset("small") / "candidates.parquet").to_pylist()
+    removed = {item["row_id"]: item for item in candidates if item["partner"]}
+    assert {copy.row_id: removed[copy.row_id]["partner"] for copy in copies} == {
+        copy.row_id: original.row_id for copy, original in zip(copies, originals, strict=True)
+    }
+    assert len(candidates) == 123
 
 
 def test_version_stays_when_only_provenance_changes(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     before = build_mixture(small_config(), "small", storage)
     moved = [replace(row, revision="def", author="Ada") for row in rows_of("slimorca", 60)]
-    put_sample(storage, "slimorca", moved)
+    put_sample(small_config(), storage, "slimorca", moved)
     after = build_mixture(small_config(), "small", storage)
     assert not after.reused
     assert after.manifest["version"] == before.manifest["version"]
-    assert after.manifest["sha256"] == before.manifest["sha256"]
-    assert after.manifest["rows_sha256"] != before.manifest["rows_sha256"]
+    files, earlier = after.manifest["files"], before.manifest["files"]
+    assert files[MIXTURE_FILE] == earlier[MIXTURE_FILE]
+    assert files["rows.parquet"] != earlier["rows.parquet"]
 
 
 def test_version_changes_with_a_text(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     before = build_mixture(small_config(rows=120), "small", storage).manifest["version"]
     changed = [row("slimorca", 0, output="another answer"), *rows_of("slimorca", 60)[1:]]
-    put_sample(storage, "slimorca", changed)
+    put_sample(small_config(), storage, "slimorca", changed)
     assert build_mixture(small_config(rows=120), "small", storage).manifest["version"] != before
 
 
 def test_smaller_recipe_takes_rows_of_the_larger(storage):
-    put_samples(storage)
+    put_samples(small_config(), storage)
     taken: dict[int, set[str]] = {}
     for rows in (40, 80):
         build_mixture(small_config(rows=rows), "small", storage)
@@ -267,7 +243,7 @@ def test_smaller_recipe_takes_rows_of_the_larger(storage):
     [
         pytest.param(rows_of("slimorca", 1), "fewer than 2 rows", id="one-row"),
         pytest.param(
-            [row("slimorca", n, "Same?", f"answer {n}") for n in range(20)],
+            [row("slimorca", n, "Same?") for n in range(20)],
             "all rows ask the same question",
             id="one-question",
         ),

@@ -1,7 +1,5 @@
 """The same text is one row, whatever its case and white space; the earlier source keeps it."""
 
-from collections import Counter
-
 import pytest
 
 from qwenft_assets.mixture.deduplication import drop_duplicates, normalized, question_key
@@ -66,12 +64,13 @@ def test_first_of_equal_rows_stays_and_the_rest_is_counted_by_source():
         row(source="pubmedqa", upstream_id="4"),
         row(" What is a PLL?", upstream_id="5"),
     ]
-    kept, dropped = drop_duplicates(rows)
+    kept, removed = drop_duplicates(rows)
     assert kept == [rows[0], rows[2]]
-    assert dropped == Counter({"slimorca": 2, "pubmedqa": 1})
+    assert [removal.row for removal in removed] == [rows[1], rows[3], rows[4]]
+    assert {removal[1:] for removal in removed[:1]} == {("duplicate", rows[0].row_id, 1.0)}
 
 
 def test_nothing_is_dropped_where_all_differ():
     rows = [row(f"question {n}", upstream_id=str(n)) for n in range(20)]
-    assert drop_duplicates(rows) == (rows, Counter())
-    assert drop_duplicates([]) == ([], Counter())
+    assert drop_duplicates(rows) == (rows, [])
+    assert drop_duplicates([]) == ([], [])

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qwenft_assets.mixture.split import leaked_questions, split_by_question
+from qwenft_assets.config import SimilarQuestionsConfig
+from qwenft_assets.mixture.split import find_leaks, question_clusters, split_rows
 from qwenft_assets.rows import InstructionRow, make_row
 
 
@@ -20,6 +21,15 @@ def row(question: str, number: int = 0, source: str = "slimorca") -> Instruction
         revision="abc",
         admitted_by="all",
     )
+
+
+def split_by_question(rows, eval_fraction, seed):
+    clusters = question_clusters(rows, SimilarQuestionsConfig())
+    return split_rows(rows, clusters, eval_fraction, seed)
+
+
+def leaked(pairs):
+    return find_leaks(list(pairs), SimilarQuestionsConfig())
 
 
 def distinct(count: int, source: str = "slimorca") -> list[InstructionRow]:
@@ -102,7 +112,7 @@ def test_single_question_is_not_torn_apart():
 def test_no_question_leaks_and_no_more_than_asked_is_held_out(asked, fraction, seed):
     rows = [row(f"question {question}", n, source) for n, (question, source) in enumerate(asked)]
     sides = split_by_question(rows, fraction, seed)
-    assert leaked_questions((row, sides[row.row_id]) for row in rows) == []
+    assert leaked((row, sides[row.row_id]) for row in rows) == []
     questions = {question for question, _ in asked}
     held_out = sum(side == "eval" for side in sides.values())
     if len(questions) > 1:
@@ -114,6 +124,6 @@ def test_no_question_leaks_and_no_more_than_asked_is_held_out(asked, fraction, s
 def test_planted_leak_is_found_by_its_eval_row():
     clean = [(row("a", 1), "train"), (row("b", 2), "eval"), (row("c", 3), "train")]
     leak = row("A ", 9, "pubmedqa")
-    assert leaked_questions(clean) == []
-    assert leaked_questions([*clean, (leak, "eval")]) == [leak.row_id]
-    assert leaked_questions([*clean, (leak, "train")]) == []
+    assert leaked(clean) == []
+    assert leaked([*clean, (leak, "eval")]) == [(leak.row_id, clean[0][0].row_id)]
+    assert leaked([*clean, (leak, "train")]) == []
