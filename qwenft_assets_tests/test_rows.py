@@ -138,7 +138,7 @@ def test_seeded_order_depends_on_the_seed_and_the_row_alone():
 
 @pytest.mark.parametrize(
     ("license_name", "private"),
-    [("private", True), (" Private ", True), ("MIT", False), ("CC BY-SA 4.0", False), ("", False)],
+    [("private", True), (" Private ", True), ("MIT", False), ("CC BY-SA 4.0", False), ("", True)],
 )
 def test_private_rows_are_known_by_their_licence(license_name, private):
     assert is_private(license_name) is private

@@ -84,7 +84,7 @@ def _packages() -> str:
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if wrong:
         raise QwenftError(f"{'; '.join(wrong)}. Run `make install`.")
-    shown = ("torch", "transformers", "trl", "peft", "datasets", "dagster")
+    shown = ("torch", "transformers", "peft", "datasets", "dagster")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in shown)
     return f"{len(needed)} within their caps: {versions}"
 

@@ -29,6 +29,7 @@ CAUSE_OF_OUTCOME = {
     BEYOND_QUOTA: "quota",
     "duplicate": "dedup",
     "near_duplicate": "dedup",
+    "frozen_eval": "rule",
     "contaminated": "rule",
     "over_long": "rule",
 }

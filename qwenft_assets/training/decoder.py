@@ -42,7 +42,8 @@ class FlatDecoder:
 
         Args:
             model: A PeftModel around a causal language model of FAMILIES, or such a model.
-            weights: `nf4`, `fp8`, `bf16` or `fp32`, as it was loaded.
+            weights: `nf4`, `bf16` or `fp32`, as it was loaded; `fp8` rounds bf16 to 8 bits. That is
+                for measuring: no config offers it until its quality is known.
             keep_4bit: Hold `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
                 same numbers, without the work of turning them into bf16 for every product.
 

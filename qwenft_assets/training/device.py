@@ -68,7 +68,7 @@ def resolve_device(settings: TrainingConfig, wanted: str, gpus: list[Device]) ->
         raise DeviceError(
             f"{best.name}: {best.free_vram_gib:.1f} of {best.total_vram_gib:.1f} GiB free, this "
             f"config needs {settings.min_vram_gib:.1f}. End what holds the memory (nvidia-smi shows "
-            "it), or lower max_length_tokens and micro_batch_rows, then min_vram_gib."
+            "it), or lower max_length_tokens, then min_vram_gib."
         )
     return best
 

@@ -52,7 +52,13 @@ def test_an_intact_mixture_passes_its_checks_and_training_begins(make_graph):
     assert shown["diff"].value == "first build"
     assert "/nowhere: no such folder" in shown["lengths_unknown"].value
     dropped = {record["reason"]: record["rows"] for record in records_of(shown["dropped"])}
-    assert dropped == {"contaminated": 0, "duplicate": 0, "near_duplicate": 0, "over_long": 0}
+    assert dropped == {
+        "frozen_eval": 0,
+        "contaminated": 0,
+        "duplicate": 0,
+        "near_duplicate": 0,
+        "over_long": 0,
+    }
 
 
 def test_a_shortfall_is_named_and_passes(make_graph):

@@ -148,13 +148,14 @@ def _weights_in_words(subject: Subject) -> str:
 def _recipe(subject: Subject) -> str:
     record, settings = subject.record, subject.record["settings"]
     lora = settings["lora"]
-    rows = settings["micro_batch_rows"] * settings["accumulation_steps"]
+    packed = settings["batching"] == "packed"
+    sequences = f"{settings['step_sequences']} {'packs of rows' if packed else 'rows'}"
     facts = {
         "base weights in training": _weights_in_words(subject),
         "LoRA": f"r {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']}",
         "modules": ", ".join(lora["target_modules"]),
         "epochs, steps": f"{settings['epochs']:g}, {record['steps']}",
-        "rows an optimizer step": rows,
+        "an optimizer step": sequences,
         "peak learning rate": f"{settings['peak_learning_rate']:g}, {settings['lr_schedule']}",
         "optimizer": settings["optimizer"],
         "longest text": f"{settings['max_length_tokens']} tokens",

@@ -48,7 +48,7 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
 
     Args:
         folder: safetensors and config.json.
-        weights: `nf4`, `bf16` or `fp32`; `fp8` is loaded as bf16 and rounded by the decoder.
+        weights: `nf4`, `bf16` or `fp32`.
         device: `cuda` or `cpu`.
 
     Raises:
