@@ -121,7 +121,7 @@ def test_the_instance_holds_data_versions_figures_and_checks(rebuilt, monkeypatc
     assert any("loss" in entry.user_message and "step 1/" in entry.user_message for entry in log)
     checks: list[Any] = [entry.dagster_event for entry in log if entry.dagster_event]
     passed = [e.asset_check_evaluation_data.passed for e in checks if e.event_type_value == CHECK]
-    assert passed == [True] * 6
+    assert passed == [True] * 7
 
 
 def test_two_deployments_build_the_same_bytes(rebuilt, tmp_path, base_model):

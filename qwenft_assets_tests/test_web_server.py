@@ -48,7 +48,7 @@ def ask(server, query):
             time.sleep(0.5)
 
 
-def test_the_web_server_shows_five_assets_with_their_partitions(server):
+def test_the_web_server_shows_every_asset_with_its_partitions(server):
     nodes = {node["assetKey"]["path"][0]: node for node in ask(server, QUERY)["assetNodes"]}
     recipes, sources = list(RECIPE_NAMES), list(SOURCE_NAMES)
     assert {name: node["partitionKeys"] for name, node in nodes.items()} == {
@@ -57,5 +57,6 @@ def test_the_web_server_shows_five_assets_with_their_partitions(server):
         "lora_adapter": recipes,
         "evaluation": recipes,
         "release": recipes,
+        "published_adapter": recipes,
     }
     assert nodes["lora_adapter"]["pools"] == ["gpu"]
