@@ -135,7 +135,7 @@ def main() -> None:
         tokenizer = load_tokenizer(base)
         model = with_adapter(load_base(base, "fp32", options.device), options.adapter)
     mixed = read_rows(options.pubmedqa, options.rows)
-    tokens = tokenize_rows(mixed, tokenizer, settings)
+    tokens = tokenize_rows(mixed, tokenizer.backend_tokenizer, settings)
     by_batch = {size: sums(model, tokens, size) for size in BATCH_ROWS}
     judge, expected = log_likelihoods(model, tokenizer, tokens)
     full, answers = by_batch[BATCH_ROWS[-1]]

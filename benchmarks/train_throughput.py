@@ -95,7 +95,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     file, changes = OURS[options.child]
     changes = changes | {"epochs": 1, "evaluate_every_steps": 10_000, "warmup_steps": 5}
     settings = load_config(HERE.parent / "configs" / file).training.model_copy(update=changes)
-    rows = tokenize_rows(mixed_rows(options.data), load_tokenizer(options.model), settings)
+    tokenizer = load_tokenizer(options.model).backend_tokenizer
+    rows = list(tokenize_rows(mixed_rows(options.data), tokenizer, settings))
     lengths = [len(row.input_ids) for row in rows]
     of_one = len(rows) / len(pack_best_fit(lengths, settings.max_length_tokens))
     needed = settings.step_sequences * options.steps

@@ -58,7 +58,7 @@ class HeldOut(NamedTuple):
     """The rows to evaluate on, and what the adapter was trained on."""
 
     mixed: list[MixedRow]
-    tokens: list[TokenRow]
+    tokens: Sequence[TokenRow]
     questions: list[str]
     """Of each row: rows that ask the same have the same."""
     trained_questions: frozenset[str]
@@ -138,13 +138,18 @@ def read_held_out(job: EvaluationJob, loaded: LoadedModel, storage: Storage) -> 
     frozen = read_frozen_eval(job.settings)
     if frozen:
         held_out = [MixedRow(row, EVAL, 0) for row in frozen]
-        tokens = tokenize_rows(held_out, loaded.tokenizer, job.training)
+        tokens = tokenize_rows(held_out, loaded.tokenizer.backend_tokenizer, job.training)
     else:
         held_out = [item for item in mixed if item.split == EVAL]
         tokens = tokenize_mixture(
-            mixed, job.mixture_version, loaded.tokenizer, loaded.base_path, job.training, storage
+            mixed,
+            job.mixture_version,
+            loaded.tokenizer.backend_tokenizer,
+            loaded.base_path,
+            job.training,
+            storage,
         )
-        tokens = [row for row in tokens if row.split == EVAL]
+        tokens = tokens.only(tokens.splits == EVAL)
     if not held_out:
         raise EvaluationError("the mixture holds out no row. Raise mixture.eval_fraction or rows.")
     return HeldOut(held_out, tokens, [question_key(item.row) for item in held_out], trained)

@@ -6,13 +6,12 @@ import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from qwenft_assets.config import RecipeName
-from qwenft_assets.mixture.build import read_mixture
-from qwenft_assets.mixture.selection import TokenCounter
+from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage import Storage, atomic_path, read_json, write_json
@@ -23,6 +22,21 @@ PERCENTILES = (5, 25, 50, 75, 95, 99)
 BINS = 40
 COLORS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377")
 """Six colours that colour-blind readers can tell apart (Tol, 2021)."""
+
+
+class MixtureCounter(Protocol):
+    """Counts tokens as training will see the rows, before anything is cut off."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for counters that count the same: tokenizer, template, system prompt."""
+        ...
+
+    def count_mixture(
+        self, mixed: Sequence[MixedRow], mixture_version: str, report_progress: ReportProgress
+    ) -> Sequence[int]:
+        """Tokens of each row, prompt and answer together."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class LengthReport:
 def report_lengths(
     storage: Storage,
     recipe: RecipeName,
-    counter: TokenCounter,
+    counter: MixtureCounter,
     max_length_tokens: int,
     report_progress: ReportProgress = no_progress,
 ) -> LengthReport:
@@ -55,10 +69,11 @@ def report_lengths(
     key = short_hash(str(manifest.get("version")), counter.identity, str(max_length_tokens))
     known: dict[str, Any] | None = read_json(folder / LENGTHS_FILE)
     if known is None or known["key"] != key or not (folder / PICTURE_FILE).is_file():
-        rows = [item.row for item in read_mixture(storage, recipe)]
+        mixed = read_mixture(storage, recipe)
+        counts = counter.count_mixture(mixed, str(manifest.get("version")), report_progress)
         lengths: defaultdict[str, list[int]] = defaultdict(list)
-        for row, count in zip(rows, counter.count(rows, report_progress), strict=True):
-            lengths[row.source].append(count)
+        for item, count in zip(mixed, counts, strict=True):
+            lengths[item.row.source].append(count)
         in_order = {source: lengths[source] for source in manifest["sources"] if lengths[source]}
         with atomic_path(folder / PICTURE_FILE) as part:
             part.write_bytes(draw_lengths(in_order, max_length_tokens))

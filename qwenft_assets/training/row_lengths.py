@@ -11,30 +11,33 @@ from typing import Any
 
 from qwenft_assets.config import PROJECT_ROOT, TrainingConfig
 from qwenft_assets.errors import BaseModelError
+from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, short_hash
 from qwenft_assets.storage import Storage, sha256_of_file
-from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION, render_training_text
+from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 from qwenft_assets.training.base_model import (
     BaseModelRef,
     fetch_base_model,
     find_base_model,
 )
-
-ROWS_AT_ONCE = 2_048
-TOKENIZER_FILE = "tokenizer.json"
+from qwenft_assets.training.row_tokenizer import RowTokenizer
+from qwenft_assets.training.tokens import TOKENIZER_FILE, tokenize_mixture
 
 
 class RowLengths:
     """Counts tokens with a base model's tokenizer; a `TokenCounter` of the mixture stage."""
 
-    def __init__(self, tokenizer_file: Path, settings: TrainingConfig) -> None:
+    def __init__(self, folder: Path, settings: TrainingConfig, storage: Storage) -> None:
         from tokenizers import Tokenizer
 
-        self._tokenizer: Any = Tokenizer.from_file(str(tokenizer_file))
-        self._own_system = settings.system_prompt == "row"
+        self._folder, self._settings, self._storage = folder, settings, storage
+        self._tokenizer: Any = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._identity = short_hash(
-            sha256_of_file(tokenizer_file), TEMPLATE_VERSION, SYSTEM_PROMPT, settings.system_prompt
+            sha256_of_file(folder / TOKENIZER_FILE),
+            TEMPLATE_VERSION,
+            SYSTEM_PROMPT,
+            settings.system_prompt,
         )
 
     @property
@@ -47,17 +50,28 @@ class RowLengths:
     ) -> list[int]:
         """Tokens of each row, prompt and answer together, before anything is cut off."""
         counts: list[int] = []
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            texts = [
-                render_training_text(
-                    row.instruction, row.input, row.output, row.system if self._own_system else None
-                )
-                for row in rows[start : start + ROWS_AT_ONCE]
-            ]
-            encoded = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            counts += [len(encoding) for encoding in encoded]
+        for batch in RowTokenizer(self._tokenizer, self._settings).batches(rows):
+            counts += [len(found.ids) for found in batch]
             report_progress(len(counts), len(rows), "tokens counted")
         return counts
+
+    def count_mixture(
+        self,
+        mixed: Sequence[MixedRow],
+        mixture_version: str,
+        report_progress: ReportProgress = no_progress,
+    ) -> list[int]:
+        """Tokens of each row of a mixture; training and evaluation find the tokens in the cache."""
+        rows = tokenize_mixture(
+            mixed,
+            mixture_version,
+            self._tokenizer,
+            self._folder,
+            self._settings,
+            self._storage,
+            report_progress,
+        )
+        return rows.whole_lengths.tolist()
 
 
 def row_lengths(settings: TrainingConfig, storage: Storage) -> RowLengths:
@@ -72,7 +86,7 @@ def row_lengths(settings: TrainingConfig, storage: Storage) -> RowLengths:
         raise BaseModelError(
             f"{folder}: has no {TOKENIZER_FILE}. Use a base model with a fast tokenizer."
         )
-    return RowLengths(folder / TOKENIZER_FILE, settings)
+    return RowLengths(folder, settings, storage)
 
 
 def _tokenizer_folder(base: BaseModelRef, storage: Storage) -> Path:

@@ -6,6 +6,8 @@ import math
 import platform
 import shutil
 import time
+from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,8 @@ from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.mixture.build import read_mixture
-from qwenft_assets.mixture.split import EVAL, TRAIN
+from qwenft_assets.mixture.quotas import apportion
+from qwenft_assets.mixture.split import EVAL
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
 from qwenft_assets.storage import Storage, atomic_folder, read_json, write_json
@@ -25,7 +28,8 @@ from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokeni
 from qwenft_assets.training.job import RECORD_FILE, TrainingJob
 from qwenft_assets.training.loss_curve import draw_loss_curve
 from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
-from qwenft_assets.training.tokens import TokenRow, tokenize_mixture
+from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
+from qwenft_assets.training.tokens import TokenRow, lengths_of, rows_to_train_on, tokenize_mixture
 from qwenft_assets.training.trainer import LossHistory, make_trainer, sequences
 
 LIBRARIES = ("torch", "transformers", "peft", "accelerate")
@@ -50,19 +54,21 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     report_progress(0, 0, "fetching the base model")
     base_folder = fetch_base_model(job.base, storage)
     tokenizer = load_tokenizer(base_folder)
+    mixed = read_mixture(storage, job.recipe)
     rows = tokenize_mixture(
-        read_mixture(storage, job.recipe),
+        mixed,
         job.mixture_version,
-        tokenizer,
+        tokenizer.backend_tokenizer,
         base_folder,
         settings,
         storage,
         report_progress,
     )
-    train_rows = [
-        row for row in rows if row.split == TRAIN and row.supervised_tokens(settings.supervise)
-    ]
-    eval_rows = choose_eval_rows(rows, settings.max_eval_rows, settings.seed)
+    check_tokens(tokenizer, mixed[0].row, rows, settings.system_prompt, settings.supervise)
+    train_rows = rows_to_train_on(rows, settings)
+    log(f"first train row, «loss»: {shown_with_mask(tokenizer, train_rows[0], settings.supervise)}")
+    held_out = rows.only(rows.splits == EVAL)
+    eval_rows = choose_eval_rows(held_out, settings.max_eval_rows, settings.seed)
     loaded = time.monotonic()
     set_seed(settings.seed)
     model = add_lora(load_base(base_folder, settings.weights, job.device), settings.lora)
@@ -114,7 +120,7 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
         "train_rows": len(train_rows),
         "train_sequences": len(sequences(train_rows, settings)),
         "eval_rows": len(eval_rows),
-        "truncated_rows": sum(row.truncated for row in rows),
+        "truncated_rows": int((rows.whole_lengths > settings.max_length_tokens).sum()),
         "steps": trainer.state.global_step,
         "tokens_per_step": round(history.train_tokens / max(trainer.state.global_step, 1), 1),
         "best_step": best_step,
@@ -146,7 +152,10 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
 
 
 def plan_on_gpu(
-    model: Any, train_rows: list[TokenRow], eval_rows: list[TokenRow], settings: TrainingConfig
+    model: Any,
+    train_rows: Sequence[TokenRow],
+    eval_rows: Sequence[TokenRow],
+    settings: TrainingConfig,
 ) -> MemoryPlan:
     """What of the GPU this run may take, and how it cuts its steps to fit.
 
@@ -163,24 +172,33 @@ def plan_on_gpu(
         torch.cuda.set_per_process_memory_fraction(
             min((settings.max_vram_gib - CONTEXT_GIB) / total, 1.0)
         )
-    lengths = [len(row.input_ids) for row in train_rows]
+    lengths = lengths_of(train_rows)
     of_sequences = [sum(lengths[n] for n in group) for group in sequences(train_rows, settings)]
     return plan_memory(
         shape_of(model.get_base_model().config),
         settings,
         sum(p.numel() for p in model.parameters() if p.requires_grad),
         sum(sorted(of_sequences, reverse=True)[: settings.step_sequences]),
-        max(lengths + [len(row.input_ids) for row in eval_rows]),
+        max(lengths + lengths_of(eval_rows)),
         available,
     )
 
 
-def choose_eval_rows(rows: list[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:
-    """Eval rows for use while training: the first `limit` in seeded order, so the same each time."""
+def choose_eval_rows(rows: Sequence[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:
+    """Eval rows for use while training: of each source its share of `limit`, the same each time."""
     held_out = sorted(
         (row for row in rows if row.split == EVAL), key=lambda row: seeded_order(seed, row.row_id)
     )
-    return held_out[:limit]
+    if limit is None or limit >= len(held_out):
+        return held_out
+    counts = Counter(row.source for row in held_out)
+    room = apportion(limit, {source: float(counts[source]) for source in sorted(counts)})
+    chosen: list[TokenRow] = []
+    for row in held_out:
+        if room[row.source]:
+            room[row.source] -= 1
+            chosen.append(row)
+    return chosen
 
 
 def _require_finite(history: LossHistory) -> None:

@@ -22,7 +22,12 @@ from qwenft_assets.training.head import losses, sum_of_losses
 from qwenft_assets.training.loss import batches_by_length, row_losses
 from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan
 from qwenft_assets.training.padded import padded_sum_of_losses
-from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow
+from qwenft_assets.training.tokens import (
+    NOT_SUPERVISED,
+    TokenRow,
+    lengths_of,
+    supervised_counts,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -125,8 +130,7 @@ def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -
 def sequences(rows: Sequence[TokenRow], settings: TrainingConfig) -> list[list[int]]:
     """What an optimizer step counts: single rows, or packs of rows; as indices into `rows`."""
     if settings.batching == "packed":
-        lengths = [len(row.input_ids) for row in rows]
-        return pack_best_fit(lengths, settings.max_length_tokens)
+        return pack_best_fit(lengths_of(rows), settings.max_length_tokens)
     return [[index] for index in range(len(rows))]
 
 
@@ -163,7 +167,7 @@ def make_trainer(
     buffer = AdapterBuffer(model)
     of_step = sequences(train_rows, settings)
     cut = make_passes(model, settings, plan)
-    counts = [row.supervised_tokens(settings.supervise) for row in train_rows]
+    counts = supervised_counts(train_rows, settings.supervise)
 
     class PerTokenTrainer(Trainer):
         """Sums of negative log-likelihood over sums of tokens, whatever the passes."""

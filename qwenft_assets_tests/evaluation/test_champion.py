@@ -56,9 +56,13 @@ def test_the_adapter_alone_has_the_loss_it_has_beside_the_champion(worse):
     job, storage = worse.job, worse.storage
     loaded = load_model(storage, "small", job.adapter_version, job.base, job.training, "cpu")
     rows = tokenize_mixture(
-        read_mixture(storage, "small"), job.mixture_version, loaded.tokenizer, loaded.base_path,
-        job.training, storage,
-    )  # fmt: skip
+        read_mixture(storage, "small"),
+        job.mixture_version,
+        loaded.tokenizer.backend_tokenizer,
+        loaded.base_path,
+        job.training,
+        storage,
+    )
     alone = mean_loss(loaded.model, [row for row in rows if row.split == "eval"], "full")
     assert worse.result["eval_loss"] == pytest.approx(alone, rel=1e-6)
 

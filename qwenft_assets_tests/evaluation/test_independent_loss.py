@@ -26,7 +26,7 @@ def held_out(trained, loaded):
     """Held-out rows that no limit has cut."""
     mixed = [item for item in read_mixture(trained.storage, "small") if item.split == "eval"]
     whole = trained.job.training.model_copy(update={"max_length_tokens": 1024})
-    tokens = tokenize_rows(mixed, loaded.tokenizer, whole)
+    tokens = tokenize_rows(mixed, loaded.tokenizer.backend_tokenizer, whole)
     rows = [row for row in tokens if not row.truncated]
     assert len(rows) >= 4
     return rows

@@ -32,6 +32,10 @@ class WordCounter:
         self.asked += len(rows)
         return [len(f"{r.instruction} {r.input} {r.output}".split()) for r in rows]
 
+    def count_mixture(self, mixed, mixture_version, report_progress):
+        assert mixture_version
+        return self.count([item.row for item in mixed], report_progress)
+
 
 def limited(rows: int, over_long: str, max_length_tokens: int = 40) -> Config:
     values = small_config(rows=rows, over_long=over_long).model_dump()

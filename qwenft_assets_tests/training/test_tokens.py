@@ -10,7 +10,15 @@ from tokenizers import Tokenizer
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.text.chatml import render_prompt, render_training_text
-from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow, tokenize_mixture, tokenize_rows
+from qwenft_assets.training.tokens import (
+    NOT_SUPERVISED,
+    TokenRow,
+    lengths_of,
+    rows_to_train_on,
+    supervised_counts,
+    tokenize_mixture,
+    tokenize_rows,
+)
 from qwenft_assets_tests.training.tiny_rows import mixed_row
 
 CONTROL = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
@@ -37,15 +45,16 @@ def settings(**changes):
 
 
 def tokens(mixed, tokenizer, **changes):
-    return tokenize_rows(mixed, tokenizer, settings(**changes))
+    return list(tokenize_rows(mixed, tokenizer.backend_tokenizer, settings(**changes)))
 
 
 def cached(mixed, version, tokenizer, folder, storage, **changes):
-    return tokenize_mixture(mixed, version, tokenizer, folder, settings(**changes), storage)
+    backend = tokenizer.backend_tokenizer
+    return tokenize_mixture(mixed, version, backend, folder, settings(**changes), storage)
 
 
 def cache_files(storage):
-    return sorted(storage.cache("tokens").rglob("tokens.parquet"))
+    return sorted(storage.cache("tokens").rglob("tokens.arrow"))
 
 
 def test_ids_are_those_of_the_rendered_text_in_order(tokenizer):
@@ -137,15 +146,16 @@ def test_a_row_cut_within_its_prompt_has_nothing_of_the_answer_to_learn(tokenize
 
 
 def test_nothing_left_to_learn_from_is_an_error(tokenizer, tiny_model, storage):
+    changes = {"max_length_tokens": 20, "supervise": "answer"}
+    rows = cached(MIXED, "v1", tokenizer, tiny_model, storage, **changes)
     with pytest.raises(TrainingError, match=r"max_length_tokens 20\. Raise"):
-        cached(
-            MIXED, "v1", tokenizer, tiny_model, storage, max_length_tokens=20, supervise="answer"
-        )
+        rows_to_train_on(rows, settings(**changes))
 
 
 def test_eval_rows_are_nothing_to_learn_from(tokenizer, tiny_model, storage):
+    rows = cached(MIXED[1:2], "v1", tokenizer, tiny_model, storage)
     with pytest.raises(TrainingError, match="no train row keeps a token"):
-        cached(MIXED[1:2], "v1", tokenizer, tiny_model, storage)
+        rows_to_train_on(rows, settings())
 
 
 def test_one_row_with_an_answer_is_enough(tokenizer, tiny_model, storage):
@@ -153,6 +163,8 @@ def test_one_row_with_an_answer_is_enough(tokenizer, tiny_model, storage):
     changes = {"max_length_tokens": 200, "supervise": "answer"}
     rows = cached([long, *MIXED], "v1", tokenizer, tiny_model, storage, **changes)
     assert [row.supervised_tokens("answer") > 0 for row in rows] == [False, True, True, True]
+    to_train_on = rows_to_train_on(rows, settings(**changes))
+    assert list(to_train_on) == [row for row in list(rows)[1:] if row.split == "train"]
 
 
 def test_tokens_are_kept_and_read_again(tokenizer, tiny_model, storage):
@@ -160,7 +172,7 @@ def test_tokens_are_kept_and_read_again(tokenizer, tiny_model, storage):
     (file,) = cache_files(storage)
     written = file.stat().st_mtime_ns
     again = cached(MIXED, "v1", tokenizer, tiny_model, storage)
-    assert again == first == tokens(MIXED, tokenizer)
+    assert list(again) == list(first) == tokens(MIXED, tokenizer)
     assert cache_files(storage) == [file]
     assert file.stat().st_mtime_ns == written
 
@@ -168,7 +180,7 @@ def test_tokens_are_kept_and_read_again(tokenizer, tiny_model, storage):
 @pytest.mark.parametrize(
     ("version", "changes", "files"),
     [
-        pytest.param("v1", {"max_length_tokens": 64}, 2, id="other-length"),
+        pytest.param("v1", {"max_length_tokens": 64}, 1, id="cut-when-read"),
         pytest.param("v2", {}, 2, id="other-mixture"),
         pytest.param("v1", {"system_prompt": "row"}, 2, id="other-system-prompt"),
         pytest.param("v1", {"supervise": "answer"}, 1, id="labels-are-not-kept"),
@@ -181,7 +193,7 @@ def test_the_cache_is_keyed_by_what_the_tokens_depend_on(
     cached(MIXED, "v1", tokenizer, tiny_model, storage)
     rows = cached(MIXED, version, tokenizer, tiny_model, storage, **changes)
     assert len(cache_files(storage)) == files
-    assert rows == tokens(MIXED, tokenizer, **changes)
+    assert list(rows) == tokens(MIXED, tokenizer, **changes)
 
 
 def test_another_tokenizer_has_another_cache(tokenizer, tiny_model, storage, tmp_path):
@@ -221,16 +233,16 @@ def test_control_tokens_in_a_row_never_become_control_ids(tokenizer):
 
 
 def test_rows_beyond_one_batch_keep_their_order_and_report_progress(tokenizer):
-    mixed = [mixed_row(f"question {n}", f"answer {n}") for n in range(1100)]
+    mixed = [mixed_row(f"question {n}", f"answer {n}") for n in range(4100)]
     reports: list[tuple[float, int, str]] = []
 
     def report(done: float, total: int, note: str = "") -> None:
         reports.append((done, total, note))
 
-    rows = tokenize_rows(mixed, tokenizer, settings(), report)
+    rows = tokenize_rows(mixed, tokenizer.backend_tokenizer, settings(), report)
     assert [row.row_id for row in rows] == [item.row.row_id for item in mixed]
-    assert "answer 1099<|im_end|>" in tokenizer.decode(rows[1099].input_ids)
-    assert reports == [(n, 1100, "tokenised") for n in (512, 1024, 1100)]
+    assert "answer 4099<|im_end|>" in tokenizer.decode(rows[4099].input_ids)
+    assert reports == [(n, 4100, "tokenised") for n in (2048, 4096, 4100)]
 
 
 def test_the_cache_has_every_field_of_a_row(tokenizer, tiny_model, storage):
@@ -240,3 +252,23 @@ def test_the_cache_has_every_field_of_a_row(tokenizer, tiny_model, storage):
     assert fields == ["row_id", "source", "split", "input_ids", "answer_start", "truncated"]
     assert [row.truncated for row in rows] == [True, True, True]
     assert {row.source for row in rows} == {"local_reports"}
+
+
+@pytest.mark.parametrize("supervise", ["full", "answer"])
+@pytest.mark.parametrize("max_length_tokens", [20, 100, 512])
+def test_counts_of_all_rows_are_those_of_each_row(tokenizer, supervise, max_length_tokens):
+    backend = tokenizer.backend_tokenizer
+    rows = tokenize_rows(MIXED, backend, settings(max_length_tokens=max_length_tokens))
+    assert lengths_of(rows) == [len(row.input_ids) for row in rows]
+    each = [sum(n != NOT_SUPERVISED for n in row.labels(supervise)[1:]) for row in rows]
+    assert supervised_counts(rows, supervise) == each
+    assert supervised_counts(list(rows), supervise) == each
+
+
+def test_a_choice_of_rows_keeps_their_order(tokenizer, tiny_model, storage):
+    rows = cached(MIXED, "v1", tokenizer, tiny_model, storage)
+    assert list(rows.only(rows.splits == "train")) == [rows[0], rows[2]]
+    assert rows[-1] == rows[2]
+    assert rows[1:] == [rows[1], rows[2]]
+    with pytest.raises(IndexError):
+        rows[3]
