@@ -52,11 +52,11 @@ MIXED_SCHEMA = pa.schema(_MIXED_FIELDS)
 
 def short_hash(*parts: str | None) -> str:
     """The first 16 hex digits of a sha256 over the parts; None differs from the empty text."""
-    digest = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         encoded = b"\0" if part is None else b"\1" + part.encode("utf-8", "surrogatepass")
-        digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.hexdigest()[:16]
+        pieces += (len(encoded).to_bytes(8, "big"), encoded)
+    return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
 
 
 def seeded_order(seed: int, row_id: str) -> bytes:

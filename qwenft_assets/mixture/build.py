@@ -253,10 +253,11 @@ def _outcomes(
 
 
 def _write_rows(folder: Path, mixed: Sequence[MixedRow]) -> None:
+    encode = json.JSONEncoder(ensure_ascii=False).encode
     with (folder / MIXTURE_FILE).open("w", encoding="utf-8", newline="\n") as lines:
         for row, _, _ in mixed:
             fields = {"instruction": row.instruction, "input": row.input, "output": row.output}
-            lines.write(json.dumps(fields, ensure_ascii=False) + "\n")
+            lines.write(encode(fields) + "\n")
     table = rows_to_table([row for row, _, _ in mixed])
     sides = pa.array([side for _, side, _ in mixed], pa.string())
     copies = pa.array([copy for _, _, copy in mixed], pa.int32())

@@ -72,11 +72,12 @@ def drop_duplicates(
     rows: Sequence[InstructionRow],
 ) -> tuple[list[InstructionRow], list[Removal]]:
     """The first of each set of rows with the same question and answer, and the removal of the rest."""
-    first: dict[tuple[str, str], InstructionRow] = {}
+    first: dict[str, InstructionRow] = {}
     kept: list[InstructionRow] = []
     removed: list[Removal] = []
     for row in rows:
-        earlier = first.setdefault((question_key(row), short_hash(normalized(row.output))), row)
+        key = short_hash(normalized(row.instruction), normalized(row.input), normalized(row.output))
+        earlier = first.setdefault(key, row)
         if earlier is row:
             kept.append(row)
         else:

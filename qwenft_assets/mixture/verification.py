@@ -20,6 +20,8 @@ from qwenft_assets.sources.pubmedqa import official_test_ids
 from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json
 
 JSONL_KEYS = ["instruction", "input", "output"]
+DECODER = json.JSONDecoder(object_pairs_hook=list)
+"""Made once: `json.loads` with a hook makes one for every line."""
 SHOWN = 5
 
 
@@ -66,7 +68,7 @@ def _schema(storage: Storage, recipe: RecipeName, mixed: list[MixedRow]) -> Find
 
 def _is_line_of(row: InstructionRow, line: str) -> bool:
     try:
-        value: Any = json.loads(line, object_pairs_hook=list)
+        value: Any = DECODER.decode(line)
     except ValueError:
         return False
     return value == [(key, getattr(row, key)) for key in JSONL_KEYS]

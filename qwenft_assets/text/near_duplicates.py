@@ -10,9 +10,11 @@ Everything is computed over arrays: a loop over words in Python takes ten times 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
-from functools import cache
-from itertools import pairwise
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, lru_cache
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -31,7 +33,6 @@ ESTIMATE_SLACK = 0.2
 PAIRS_AT_ONCE, COMPARED_AT_ONCE = 8_000_000, 100_000
 SEED = 42
 _BASE, _WINDOW_BASE = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xC2B2AE3D27D4EB4F)
-_LONGEST_WORD = 4096
 _LETTER, _SINGLE = 1, 2
 
 U64 = NDArray[np.uint64]
@@ -155,7 +156,9 @@ def _signatures(
 
     signatures = np.zeros((len(texts), settings.hashes), np.uint32)
     has_words = np.zeros(len(texts), np.bool_)
-    for start, block in blocks(texts):
+
+    def sign(numbered: tuple[int, list[str]]) -> int:
+        start, block = numbered
         shingles = word_shingles(block, settings.shingle_words)
         matrix: Any = min_hash.digest_matrix_from_flat_token_hashes(
             shingles.hashes, shingles.offsets.astype(np.uint64), settings.hashes, SEED
@@ -163,7 +166,15 @@ def _signatures(
         end = start + len(block)
         signatures[start:end] = matrix.to_rows()
         has_words[start:end] = shingles.words > 0
-        report_progress(end, len(texts), "compared")
+        return end
+
+    workers = os.cpu_count() or 1
+    waiting = blocks(texts)
+    with ThreadPoolExecutor(workers) as threads:
+        # As many blocks as threads at a time: `map` would make all of them at once.
+        while some := list(islice(waiting, workers)):
+            for end in threads.map(sign, some):
+                report_progress(end, len(texts), "compared")
     return signatures, has_words
 
 
@@ -212,22 +223,18 @@ def _word_hashes(texts: Sequence[str]) -> tuple[U64, I64]:
     """A hash of each word, and for each text the place of its first one (and the end of all)."""
     folded = [text.casefold() for text in texts]
     joined = "\n".join(folded)
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4").astype(np.int64)
+    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
     kinds = _kinds()[codes]
     before, after = np.zeros_like(kinds), np.zeros_like(kinds)
     before[1:], after[:-1] = kinds[:-1], kinds[1:]
     single, letter = kinds == _SINGLE, kinds == _LETTER
     starts = np.flatnonzero(single | (letter & (before != _LETTER)))
     ends = np.flatnonzero(single | (letter & (after != _LETTER))) + 1
-    lengths = ends - starts
-    first = _offsets(lengths)
-    if len(starts):
-        within = np.arange(int(first[-1])) - np.repeat(first[:-1], lengths)
-        characters = codes[np.repeat(starts, lengths) + within].astype(np.uint64)
-        weighted = (characters + np.uint64(1)) * _powers()[within % _LONGEST_WORD]
-        words = _mixed(np.add.reduceat(weighted, first[:-1]))
-    else:
-        words = np.zeros(0, np.uint64)
+    # A polynomial of each word's characters, as a difference of sums over the whole block.
+    powers, inverses = _powers(len(codes))
+    sums = np.zeros(len(codes) + 1, np.uint64)
+    np.cumsum((codes + np.uint64(1)) * powers, out=sums[1:])
+    words = _mixed((sums[ends] - sums[starts]) * inverses[starts])
     text_starts = _offsets(np.array([len(text) + 1 for text in folded], np.int64))
     return words, np.searchsorted(starts, text_starts).astype(np.int64)
 
@@ -248,9 +255,19 @@ def _kinds() -> NDArray[np.uint8]:
     return kinds
 
 
-@cache
-def _powers() -> U64:
-    return np.multiply.accumulate(np.full(_LONGEST_WORD, _BASE, np.uint64))
+def _powers(count: int) -> tuple[U64, U64]:
+    """The first powers of an odd number modulo 2^64, from the first on, and their inverses."""
+    powers, inverses = _all_powers(-(-count // BLOCK_CHARACTERS) * BLOCK_CHARACTERS)
+    return powers[:count], inverses[:count]
+
+
+@lru_cache(maxsize=2)
+def _all_powers(count: int) -> tuple[U64, U64]:
+    inverse = np.uint64(pow(int(_BASE), -1, 1 << 64))
+    powers = np.multiply.accumulate(np.full(count, _BASE, np.uint64))
+    # inverses[n] * powers[n] is the base itself: a word's first character always weighs as much.
+    inverses = np.multiply.accumulate(np.full(count, inverse, np.uint64))
+    return powers, inverses * _BASE
 
 
 def _offsets(lengths: I64) -> I64:

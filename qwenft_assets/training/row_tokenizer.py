@@ -44,13 +44,18 @@ class RowTokenizer:
         """The rows in their order, ROWS_AT_ONCE at a time."""
         if not self._same_both_ways(rows[:: len(rows) // COMPARED_ROWS + 1]):
             self._fast = None
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
+        workers = os.cpu_count() or 1
+        share = ROWS_AT_ONCE // workers + 1
+        with ThreadPoolExecutor(workers) as threads:
             for start in range(0, len(rows), ROWS_AT_ONCE):
                 batch = rows[start : start + ROWS_AT_ONCE]
                 if self._fast is None:
                     yield self._slowly(batch)
                 else:
-                    yield list(threads.map(self._quickly, batch, chunksize=64))
+                    shares = [batch[n : n + share] for n in range(0, len(batch), share)]
+                    yield [
+                        found for part in threads.map(self._all_quickly, shares) for found in part
+                    ]
 
     def _same_both_ways(self, rows: Sequence[InstructionRow]) -> bool:
         if self._fast is None or self._turn_start is None:
@@ -60,6 +65,9 @@ class RowTokenizer:
             a.answer_start == b.answer_start and np.array_equal(a.ids, b.ids)
             for a, b in zip(slow, fast, strict=True)
         )
+
+    def _all_quickly(self, rows: Sequence[InstructionRow]) -> list[RowIds]:
+        return [self._quickly(row) for row in rows]
 
     def _system_of(self, row: InstructionRow) -> str | None:
         return row.system if self._own_system else None
