@@ -7,7 +7,7 @@ loss is a sum over tokens and attention stays within each row.
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow
 
@@ -30,6 +30,9 @@ class FlatBatch:
     row_starts: "torch.Tensor"
     lengths: tuple[int, ...]
     """Tokens of each row."""
+    counted: "torch.Tensor"
+    """int64, (counted tokens,): where `targets` is not NOT_SUPERVISED. Made on the CPU: to ask the GPU
+    for it would make the step wait in its middle."""
 
 
 def flatten(rows: Sequence[TokenRow], supervise: str, device: str = "cpu") -> FlatBatch:
@@ -49,16 +52,20 @@ def flatten(rows: Sequence[TokenRow], supervise: str, device: str = "cpu") -> Fl
         targets.extend(row.labels(supervise)[1:])
         targets.append(NOT_SUPERVISED)
         starts.append(len(ids))
-    stacked = torch.tensor([ids, positions, targets])
-    if device != "cpu":
-        stacked = stacked.pin_memory().to(device, non_blocking=True)
-    input_ids, position_ids, of_positions = stacked.unbind()
+    counted = [n for n, target in enumerate(targets) if target != NOT_SUPERVISED]
+
+    def on_device(values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
+        made = torch.tensor(values, dtype=dtype)
+        return made if device == "cpu" else made.pin_memory().to(device, non_blocking=True)
+
+    input_ids, position_ids, of_positions = on_device([ids, positions, targets]).unbind()
     return FlatBatch(
         input_ids,
         position_ids,
         of_positions,
-        torch.tensor(starts, dtype=torch.int32).to(device, non_blocking=True),
+        on_device(starts, torch.int32),
         tuple(len(row.input_ids) for row in rows),
+        on_device(counted),
     )
 
 

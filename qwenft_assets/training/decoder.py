@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.errors import ConfigError
+from qwenft_assets.training.activation import swiglu
 from qwenft_assets.training.attention import attend
 from qwenft_assets.training.batches import FlatBatch
 from qwenft_assets.training.frozen_weight import (
@@ -158,7 +159,7 @@ class _Layer:
         x, normed = fused(add_and_norm, device)(
             x, self.output(attended, **mode), norm.weight, norm.variance_epsilon
         )
-        activated = fused(swiglu, device)(self.gate_up(normed, **mode))
+        activated = swiglu(self.gate_up(normed, **mode))
         return x + self.down(activated, **mode)
 
 
@@ -190,14 +191,6 @@ def rotate(
         return part * cos + torch.cat((-second, first), dim=-1) * sin
 
     return rotated(query), rotated(key)
-
-
-def swiglu(gate_up: "torch.Tensor") -> "torch.Tensor":
-    """silu(gate) * up (Shazeer, 2020)."""
-    from torch.nn.functional import silu
-
-    gate, up = gate_up.chunk(2, dim=-1)
-    return silu(gate) * up
 
 
 def neftune_noise(batch: FlatBatch, embedded: "torch.Tensor", alpha: float) -> "torch.Tensor":

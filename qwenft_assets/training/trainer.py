@@ -16,14 +16,13 @@ from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.adapter_buffer import AdapterBuffer
-from qwenft_assets.training.batches import FlatBatch, flatten, pack_best_fit, passes
+from qwenft_assets.training.batches import flatten, pack_best_fit, passes
 from qwenft_assets.training.decoder import FlatDecoder
 from qwenft_assets.training.head import losses, sum_of_losses
 from qwenft_assets.training.loss import batches_by_length, row_losses
 from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan
 from qwenft_assets.training.padded import padded_sum_of_losses
 from qwenft_assets.training.tokens import (
-    NOT_SUPERVISED,
     TokenRow,
     lengths_of,
     supervised_counts,
@@ -80,8 +79,8 @@ class Passes:
             training=True,
             checkpointing=self.checkpointing,
         )
-        counted = _counted(batch)
-        return sum_of_losses(hidden[counted], self.decoder.head, batch.targets[counted])
+        counted = hidden.index_select(0, batch.counted)
+        return sum_of_losses(counted, self.decoder.head, batch.targets[batch.counted])
 
     def mean_loss(self, rows: Sequence[TokenRow], supervise: str, device: str) -> float:
         """Nats per supervised token over all rows together, without noise or gradient."""
@@ -93,9 +92,8 @@ class Passes:
         with torch.inference_mode():
             for indices in batches_by_length(rows, max(self.max_tokens, 1)):
                 batch = flatten([rows[n] for n in indices], supervise, device)
-                counted = _counted(batch)
-                hidden = self.decoder.hidden_states(batch)[counted]
-                of_tokens = losses(hidden, self.decoder.head, batch.targets[counted])
+                hidden = self.decoder.hidden_states(batch)[batch.counted]
+                of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
                 total += float(of_tokens.double().sum())
                 tokens += len(of_tokens)
         return total / _positive(tokens)
@@ -165,7 +163,7 @@ def make_trainer(
 
     device = "cpu" if plan is None else "cuda"
     buffer = AdapterBuffer(model)
-    of_step = sequences(train_rows, settings)
+    of_step, lengths = sequences(train_rows, settings), lengths_of(train_rows)
     cut = make_passes(model, settings, plan)
     counts = supervised_counts(train_rows, settings.supervise)
 
@@ -203,8 +201,7 @@ def make_trainer(
             return metrics
 
     def _cut(indices: list[int]) -> Iterator[list[int]]:
-        lengths = [len(train_rows[n].input_ids) for n in indices]
-        for chosen in passes(lengths, cut.max_tokens, cut.max_rows):
+        for chosen in passes([lengths[n] for n in indices], cut.max_tokens, cut.max_rows):
             yield [indices[n] for n in chosen]
 
     callbacks = [_watch(history, report_progress, log)]
@@ -236,11 +233,6 @@ def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
 def evaluation_interval(settings: TrainingConfig, steps: int) -> int:
     """Optimizer steps from one evaluation to the next: as set, or wider in a long run."""
     return max(settings.evaluate_every_steps, -(-steps // settings.max_evaluations))
-
-
-def _counted(batch: FlatBatch) -> "torch.Tensor":
-    """Where the loss looks."""
-    return batch.targets != NOT_SUPERVISED
 
 
 def _positive(tokens: int) -> int:
