@@ -1,0 +1,213 @@
+"""Whether speed costs quality: held-out loss after the original recipe and after our presets.
+
+    python benchmarks/train_quality.py --model FOLDER --data ROWS.jsonl --device cuda [--seeds 3]
+
+A small model with its real weights, real rows, the same held-out rows for all. The original recipe is
+TRL's SFTTrainer with PEFT and bitsandbytes: 2 rows x 4, padded, NEFTune by its own hook. Every adapter
+is put on a fresh copy of the base it was trained on (fp8: on bf16, as it would be used) and measured
+by one evaluator, in nats per token. --model takes a GGUF file too. Prints one JSON line a run, then
+the means against the original.
+"""
+
+import argparse
+import json
+import os
+import random
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from train_throughput import mixed_rows  # noqa: E402
+
+from qwenft_assets.config import TrainingConfig  # noqa: E402
+from qwenft_assets.config_file import load_config  # noqa: E402
+from qwenft_assets.text.chatml import render_training_text  # noqa: E402
+from qwenft_assets.training.base_model import convert_gguf  # noqa: E402
+from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
+from qwenft_assets.training.tokens import tokenize_rows  # noqa: E402
+from qwenft_assets.training.train import plan_on_gpu, silence_libraries  # noqa: E402
+from qwenft_assets.training.trainer import LossHistory, make_trainer, mean_loss  # noqa: E402
+
+FAITHFUL, FAST = "configs/qwen2.5-7b.yaml", "configs/qwen2.5-7b-fast.yaml"
+RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "faithful": (FAITHFUL, {}),
+    "fast": (FAST, {}),
+    "fast-fp8": (FAST, {"weights": "fp8"}),
+}
+HELD_OUT_SHARE = 0.2
+
+
+def main() -> None:
+    """Train every recipe with every seed, print."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", type=Path, required=True, help="Folder, or a GGUF file.")
+    parser.add_argument("--data", type=Path, required=True, help="{instruction, input, output}.")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--epochs", type=float, default=3.0)
+    parser.add_argument("--recipes", nargs="*", default=["original", *RECIPES])
+    parser.add_argument("--change", default="{}", help="JSON: other settings of the fast preset.")
+    options = parser.parse_args()
+    silence_libraries()
+    with tempfile.TemporaryDirectory() as folder:
+        if options.model.is_file():
+            convert_gguf(options.model, Path(folder) / "base")
+            options.model = Path(folder) / "base"
+        rows = mixed_rows(options.data)
+        random.Random(0).shuffle(rows)
+        held_out = round(len(rows) * HELD_OUT_SHARE)
+        found: dict[str, list[float]] = {}
+        for seed in range(options.seeds):
+            for name in options.recipes:
+                figures = run(name, seed, rows[held_out:], rows[:held_out], options)
+                found.setdefault(name, []).append(figures["loss"])
+                print(json.dumps({"what": name, "seed": seed, **figures}), flush=True)
+    reference = statistics.mean(found[options.recipes[0]])
+    for name, losses in found.items():
+        mean = statistics.mean(losses)
+        relative = round(mean / reference - 1, 5)
+        print(json.dumps({"what": name, "mean_loss": round(mean, 4), "to_first": relative}))
+
+
+def run(
+    name: str, seed: int, train: list[Any], held_out: list[Any], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Train once; held-out loss of base and adapter, steps, seconds."""
+    file, changes = RECIPES.get(name, (FAITHFUL, {}))
+    if file == FAST:
+        changes = changes | json.loads(options.change)
+    settings = load_config(HERE.parent / file).training.model_copy(
+        update={**changes, "seed": seed, "epochs": options.epochs, "evaluate_every_steps": 10_000}
+    )
+    held = "bf16" if settings.weights == "fp8" else settings.weights
+    if options.device == "cpu":
+        held, settings = "fp32", settings.model_copy(update={"weights": "fp32"})
+    started = time.monotonic()
+    if name == "original":
+        weights, steps = original(settings, held, train, options)
+    else:
+        weights, steps = ours(settings, held, train, held_out, options)
+    seconds = time.monotonic() - started
+    model = add_lora(load_base(options.model, held, options.device), settings.lora).eval()
+    tokenizer = load_tokenizer(options.model)
+    tokens = list(tokenize_rows(held_out, tokenizer.backend_tokenizer, settings))
+    with model.disable_adapter():
+        base = mean_loss(model, tokens, "full")
+    put(model, weights)
+    loss = mean_loss(model, tokens, "full")
+    return {
+        "loss": round(loss, 5),
+        "base_loss": round(base, 5),
+        "steps": steps,
+        "seconds": round(seconds, 1),
+    }
+
+
+def original(
+    settings: TrainingConfig, held: str, train: list[Any], options: argparse.Namespace
+) -> tuple[dict[str, Any], int]:
+    """TRL's SFTTrainer as scripts use it; on a CPU with the loss of transformers, which runs there."""
+    from datasets import Dataset
+    from transformers import Trainer, set_seed
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    on_gpu = options.device == "cuda"
+    set_seed(settings.seed)
+    model = add_lora(load_base(options.model, held, options.device), settings.lora)
+    texts = [render_training_text(r.instruction, r.input, r.output) for r, _, _ in train]
+
+    class OnCpuToo(SFTTrainer):
+        def compute_loss(self, *args: Any, **options: Any) -> Any:
+            return Trainer.compute_loss(self, *args, **options)
+
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SFTConfig(
+            output_dir=folder,
+            max_length=settings.max_length_tokens,
+            per_device_train_batch_size=2,
+            gradient_accumulation_steps=4,
+            num_train_epochs=settings.epochs,
+            learning_rate=settings.peak_learning_rate,
+            lr_scheduler_type=settings.lr_schedule,
+            warmup_steps=settings.warmup_steps,
+            weight_decay=settings.weight_decay,
+            optim="adamw_8bit" if on_gpu else "adamw_torch",
+            neftune_noise_alpha=settings.neftune_alpha,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            seed=settings.seed,
+            report_to="none",
+            save_strategy="no",
+            disable_tqdm=True,
+            dataset_text_field="text",
+            gradient_checkpointing=False,
+        )
+        trainer = (SFTTrainer if on_gpu else OnCpuToo)(
+            model=model,
+            processing_class=load_tokenizer(options.model),
+            train_dataset=Dataset.from_dict({"text": texts}),
+            args=arguments,
+        )
+        trainer.train()
+    return taken(trainer.model), trainer.state.global_step
+
+
+def ours(
+    settings: TrainingConfig,
+    held: str,
+    train: list[Any],
+    held_out: list[Any],
+    options: argparse.Namespace,
+) -> tuple[dict[str, Any], int]:
+    """The product's own trainer."""
+    from transformers import set_seed
+
+    set_seed(settings.seed)
+    backend = load_tokenizer(options.model).backend_tokenizer
+    model = add_lora(load_base(options.model, held, options.device), settings.lora)
+    rows, few = (tokenize_rows(some, backend, settings) for some in (train, held_out[:8]))
+    plan = plan_on_gpu(model, rows, few, settings) if options.device == "cuda" else None
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(
+            model,
+            rows,
+            few,
+            settings,
+            Path(folder),
+            plan=plan,
+            history=LossHistory(),
+            report_progress=lambda *_: None,
+            log=lambda _: None,
+        )
+        trainer.train()
+    return taken(model), trainer.state.global_step
+
+
+def taken(model: Any) -> dict[str, Any]:
+    """The adapter's weights, on the CPU in fp32."""
+    return {
+        name: parameter.detach().float().cpu().clone()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def put(model: Any, weights: dict[str, Any]) -> None:
+    """Fill the adapter of a fresh model."""
+    own = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    for name, parameter in own.items():
+        parameter.data.copy_(weights.pop(name))
+    if weights:
+        raise ValueError(f"no place for {next(iter(weights))}")
+
+
+if __name__ == "__main__":
+    main()
