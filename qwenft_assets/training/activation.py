@@ -34,7 +34,8 @@ def _gradient(gate_up: "torch.Tensor", of_value: "torch.Tensor") -> "torch.Tenso
     of_value = of_value.to(precision)
     sigmoid = torch.sigmoid(gate)
     of_gate = of_value * up * sigmoid * (1 + gate * (1 - sigmoid))
-    return torch.cat([of_gate, of_value * gate * sigmoid], dim=-1).to(gate_up.dtype)
+    of_up = of_value * gate * sigmoid
+    return torch.cat([half.to(gate_up.dtype) for half in (of_gate, of_up)], dim=-1)
 
 
 @cache
@@ -51,6 +52,6 @@ def _function() -> Any:
         @staticmethod
         def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
             (gate_up,) = ctx.saved_tensors
-            return fused(_gradient, gate_up.device.type)(gate_up, gradients[0])
+            return fused(_gradient, gate_up.device.type, apart=True)(gate_up, gradients[0])
 
     return Swiglu

@@ -19,7 +19,12 @@ from qwenft_assets.training.frozen_weight import (
     Nf4Weight,
     fused,
 )
-from qwenft_assets.training.lora_linear import LoraLinear, LoraPart, round_adapters
+from qwenft_assets.training.lora_linear import (
+    LoraLinear,
+    LoraPart,
+    round_adapters,
+    spare_columns,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +121,8 @@ class FlatDecoder:
                 scale = module.scaling[ADAPTER]
                 dropout = getattr(module.lora_dropout[ADAPTER], "p", 0.0)
             start += base.out_features
-        stacked = LoraLinear(_frozen(bases, *self._hold), parts, scale, dropout)
+        spare = spare_columns(parts, start, bases[0].in_features)
+        stacked = LoraLinear(_frozen(bases, *self._hold, spare), parts, scale, dropout)
         self._linear.append(stacked)
         return stacked
 
@@ -208,15 +214,20 @@ def neftune_noise(batch: FlatBatch, embedded: "torch.Tensor", alpha: float) -> "
     return (noise * by_token[:, None]).to(embedded.dtype)
 
 
-def _frozen(bases: Sequence[Any], weights: str, keep_4bit: bool) -> FrozenWeight:
+def _frozen(
+    bases: Sequence[Any], weights: str, keep_4bit: bool, spare_columns: int
+) -> FrozenWeight:
     import torch
+    from torch.nn.functional import pad
 
     given = [base.bias for base in bases]
     bias = torch.cat([part.detach() for part in given]) if given[0] is not None else None
     parts = [base.weight for base in bases]
     if hasattr(parts[0], "quant_state"):
         in_4bit = Nf4Weight(parts, bias)
-        return in_4bit if keep_4bit else DenseWeight(in_4bit.dense(), bias)
+        return (
+            in_4bit if keep_4bit else DenseWeight(in_4bit.dense(spare_columns), bias, spare_columns)
+        )
     stacked = torch.cat([part.detach() for part in parts]) if len(parts) > 1 else parts[0].detach()
     if weights == "fp8":
         rounded = Fp8Weight(stacked, bias)
@@ -224,6 +235,8 @@ def _frozen(bases: Sequence[Any], weights: str, keep_4bit: bool) -> FrozenWeight
             part.data = part.data.new_empty(0)
         return rounded
     # The layers become views of what they were stacked to: nothing is held twice.
-    for part, view in zip(parts, stacked.split([part.shape[0] for part in parts]), strict=True):
+    stacked = pad(stacked, (0, spare_columns)) if spare_columns else stacked
+    held = DenseWeight(stacked, bias, spare_columns)
+    for part, view in zip(parts, held.weight.split([p.shape[0] for p in parts]), strict=True):
         part.data = view
-    return DenseWeight(stacked, bias)
+    return held

@@ -31,14 +31,33 @@ class FrozenWeight(Protocol):
 class DenseWeight:
     """Weights in the precision they are used in."""
 
-    def __init__(self, weight: "torch.Tensor", bias: "torch.Tensor | None") -> None:
-        self.weight, self.bias = weight, bias
+    def __init__(
+        self, weight: "torch.Tensor", bias: "torch.Tensor | None", spare_columns: int = 0
+    ) -> None:
+        """Take the weight.
+
+        Args:
+            weight: (out, in + spare_columns).
+            bias: (out,).
+            spare_columns: Zeros at the right end, where LoRA's B may stand: then its product is part
+                of the base's, instead of a second pass over the output.
+        """
+        self.joined, self.bias = weight, bias
+        self.weight = weight[:, : weight.shape[1] - spare_columns]
+        self.spare = weight[:, weight.shape[1] - spare_columns :]
 
     def project(self, x: "torch.Tensor") -> "torch.Tensor":
         """As FrozenWeight says."""
         from torch.nn.functional import linear
 
         return linear(x, self.weight, self.bias)
+
+    def project_joined(self, x: "torch.Tensor", h: "torch.Tensor") -> "torch.Tensor":
+        """X W^T + h S^T + bias, where S is `spare`; h is (tokens, columns of S)."""
+        import torch
+        from torch.nn.functional import linear
+
+        return linear(torch.cat([x, h], dim=1), self.joined, self.bias)
 
     def project_back(self, gradient: "torch.Tensor") -> "torch.Tensor":
         """As FrozenWeight says."""
@@ -51,21 +70,30 @@ class Nf4Weight:
     def __init__(self, parts: Sequence[Any], bias: "torch.Tensor | None") -> None:
         self.parts, self.bias = parts, bias
 
-    def dense(self) -> "torch.Tensor":
-        """The weight in bf16: exactly the numbers that bitsandbytes multiplies with."""
+    def dense(self, spare_columns: int = 0) -> "torch.Tensor":
+        """The weight in bf16: exactly the numbers that bitsandbytes multiplies with.
+
+        Args:
+            spare_columns: So many zeros at the end of each row.
+        """
         import torch
         from bitsandbytes.functional import dequantize_4bit  # pyright: ignore[reportMissingImports]
 
         rows = [part.quant_state.shape[0] for part in self.parts]
         first = self.parts[0]
-        dense = torch.empty(
+        columns = first.quant_state.shape[1]
+        make = torch.zeros if spare_columns else torch.empty
+        dense = make(
             sum(rows),
-            first.quant_state.shape[1],
+            columns + spare_columns,
             dtype=first.quant_state.dtype,
             device=first.data.device,
         )
         for part, out in zip(self.parts, dense.split(rows), strict=True):
-            dequantize_4bit(part.data, quant_state=part.quant_state, out=out)
+            if spare_columns:
+                out[:, :columns] = dequantize_4bit(part.data, quant_state=part.quant_state)
+            else:
+                dequantize_4bit(part.data, quant_state=part.quant_state, out=out)
         return dense
 
     def project(self, x: "torch.Tensor") -> "torch.Tensor":
@@ -127,8 +155,17 @@ def _fp8_product(
 
 
 @cache
-def fused(function: Callable[..., Any], device: str) -> Callable[..., Any]:
-    """The function as one kernel on a GPU, as it stands on a CPU."""
+def fused(function: Callable[..., Any], device: str, *, apart: bool = False) -> Callable[..., Any]:
+    """The function as one kernel on a GPU, as it stands on a CPU.
+
+    Args:
+        function: Of tensors.
+        device: `cuda` or `cpu`.
+        apart: Write the parts of a `cat` each to its place, instead of one kernel over all of it that
+            reads the inputs of every part.
+    """
     import torch
 
-    return torch.compile(function) if device == "cuda" else function
+    if device != "cuda":
+        return function
+    return torch.compile(function, options={"max_pointwise_cat_inputs": 0} if apart else None)

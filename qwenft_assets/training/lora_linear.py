@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from qwenft_assets.training.frozen_weight import FrozenWeight
+from qwenft_assets.training.frozen_weight import DenseWeight, FrozenWeight
 
 if TYPE_CHECKING:
     import torch
+
+COLUMNS_ALIGNED = 8
+"""Numbers of 2 bytes."""
 
 
 class LoraPart(NamedTuple):
@@ -45,6 +48,26 @@ class LoraLinear:
         """All A, (ranks, in), in the precision of the products."""
         self.b: tuple[torch.Tensor, ...] = ()
         """Each B, (size, rank), likewise."""
+
+    @property
+    def joined(self) -> DenseWeight | None:
+        """The weight, where B stands beside it, so that one product adds both."""
+        if isinstance(self.weight, DenseWeight) and self.weight.spare.shape[1]:
+            return self.weight
+        return None
+
+    def room_for_b(self, dtype: "torch.dtype") -> "tuple[torch.Tensor, ...]":
+        """Where the rounded copy of each B goes."""
+        import torch
+
+        if self.joined is None:
+            return tuple(torch.empty_like(part.b, dtype=dtype) for part in self.parts)
+        ranks = [part.a.shape[0] for part in self.parts]
+        columns = self.joined.spare[:, : sum(ranks)].split(ranks, dim=1)
+        return tuple(
+            place[part.start : part.start + part.size]
+            for part, place in zip(self.parts, columns, strict=True)
+        )
 
     def __call__(
         self, x: "torch.Tensor", *, training: bool = False, adapted: bool = True
@@ -82,13 +105,30 @@ def round_adapters(layers: Sequence[LoraLinear], dtype: "torch.dtype") -> None:
             ranks = sum(part.a.shape[0] for part in layer.parts)
             first = layer.parts[0].a
             layer.a = first.new_empty(ranks, first.shape[1], dtype=dtype)
-            layer.b = tuple(torch.empty_like(part.b, dtype=dtype) for part in layer.parts)
+            layer.b = layer.room_for_b(dtype)
         copies += [*by_part(layer.a, layer.parts, dim=0), *layer.b]
         parameters += [part.a for part in layer.parts] + [part.b for part in layer.parts]
     if not copies:
         return
+    # One copy that is no whole matrix would make it a launch for each of them.
+    whole = [n for n, copy in enumerate(copies) if copy.is_contiguous()]
     with torch.no_grad():
-        torch._foreach_copy_(copies, parameters)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+            [copies[n] for n in whole], [parameters[n] for n in whole]
+        )
+        for copy, parameter in zip(copies, parameters, strict=True):
+            if not copy.is_contiguous():
+                copy.copy_(parameter)
+
+
+def spare_columns(parts: Sequence[LoraPart], out: int, into: int) -> int:
+    """Columns beside W for all B, where that pays: for outputs much wider than inputs.
+
+    A product with B beside W copies the input, the other way reads and writes the output again. Rows
+    of the weight stay aligned to 16 bytes.
+    """
+    ranks = sum(part.a.shape[0] for part in parts)
+    return -(-ranks // COLUMNS_ALIGNED) * COLUMNS_ALIGNED if out >= 2 * into else 0
 
 
 def by_part(
@@ -102,6 +142,7 @@ def by_part(
 def _function() -> Any:
     """The autograd function; made at first use, because its base class is torch's."""
     import torch
+    from torch.nn.functional import pad
 
     class LoraProduct(torch.autograd.Function):
         """Reads W twice, x and y a few times more; keeps x and x A^T."""
@@ -115,17 +156,19 @@ def _function() -> Any:
             adapted: bool,
             *_parameters: torch.Tensor,
         ) -> torch.Tensor:
-            y = layer.weight.project(x)
             ctx.layer, ctx.adapted, ctx.has_branch = layer, adapted, branch is not None
             if not adapted:
-                return y
+                return layer.weight.project(x)
             assert layer.a is not None  # noqa: S101  (round_adapters comes first)
             source = x if branch is None else branch
             h = (source @ layer.a.t()).mul_(layer.scale)  # (tokens, ranks)
+            ctx.save_for_backward(source, h)
+            if joined := layer.joined:
+                return joined.project_joined(x, pad(h, (0, joined.spare.shape[1] - h.shape[1])))
+            y = layer.weight.project(x)
             pieces = zip(layer.parts, by_part(h, layer.parts), layer.b, strict=True)
             for part, h_part, b in pieces:
                 y[:, part.start : part.start + part.size].addmm_(h_part, b.t())
-            ctx.save_for_backward(source, h)
             return y
 
         @staticmethod
