@@ -88,10 +88,11 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.config_file import load_config
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.memory import CONTEXT_GIB
     from qwenft_assets.training.tokens import tokenize_rows
     from qwenft_assets.training.train import plan_on_gpu, silence_libraries
-    from qwenft_assets.training.trainer import LossHistory, make_trainer
+    from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
     file, changes = OURS[options.child]

@@ -27,9 +27,18 @@ COLUMN_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ROW_C
 
 @contextmanager
 def one_line_failures() -> Iterator[None]:
-    """Turn a mistake the user can mend into a failure whose description is that one line."""
+    """Turn a mistake the user can mend into a failure whose description is that one line.
+
+    A run that is interrupted, by Ctrl-C or SIGTERM, is marked as cancelled and not as failed.
+    """
     try:
         yield
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        context = dg.AssetExecutionContext.get()
+        run = context.instance.get_run_by_id(context.run_id)
+        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
+            context.instance.report_run_canceling(run)
+        raise
     except QwenftError as error:
         raise dg.Failure(
             description=str(error), metadata={"error": type(error).__name__}, allow_retries=False

@@ -23,6 +23,7 @@ from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
 
 EXIT_REFUSED = 3
 """The rebuild went through, and the release gate said no to its adapter."""
+EXIT_INTERRUPTED = 130
 
 
 def demo(as_json: JsonOption = False) -> None:
@@ -142,6 +143,8 @@ def _execute(
     instance: Any, job_name: str, ops: dict[str, Any] | None = None, **options: Any
 ) -> tuple[list[str], GateRefusedError | None]:
     """Run a job in this process; returns the assets found unchanged, and the gate's refusal."""
+    import dagster as dg
+
     from qwenft_assets.definitions import defs
 
     result = defs.resolve_job_def(job_name).execute_in_process(
@@ -150,6 +153,11 @@ def _execute(
         run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
         **options,
     )
+    if instance.get_run_by_id(result.run_id).status is dg.DagsterRunStatus.CANCELED:
+        print(
+            "qwenft: interrupted. The same command goes on where this one stopped.", file=sys.stderr
+        )
+        raise typer.Exit(EXIT_INTERRUPTED)
     failures = [
         _error_of(event.step_failure_data) for event in result.all_events if event.is_step_failure
     ]

@@ -83,6 +83,9 @@ class TrainingConfig(Section):
     )
     neftune_alpha: float | None = Field(default=5.0, gt=0, description="NEFTune noise; null: off.")
     evaluate_every_steps: int = Field(default=50, gt=0, description="Also saves a checkpoint.")
+    checkpoint_minutes: float = Field(
+        default=10, gt=0, description="Save a checkpoint at least so often: what a kill may cost."
+    )
     max_evaluations: int = Field(
         default=20, gt=0, description="While training; longer runs evaluate at wider intervals."
     )
