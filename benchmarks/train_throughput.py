@@ -206,8 +206,8 @@ def mixed_rows(data: Path) -> list[Any]:
     ]
 
 
-def write_random_model(folder: Path, tokenizer: Path) -> None:
-    """Qwen2.5-7B's shapes with random bf16 weights, made on the GPU; and its tokenizer."""
+def write_random_model(folder: Path, tokenizer: Path | None) -> None:
+    """Qwen2.5-7B's shapes with random bf16 weights, made on the GPU; and its tokenizer, if named."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -230,7 +230,8 @@ def write_random_model(folder: Path, tokenizer: Path) -> None:
         model = Qwen2ForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder, max_shard_size="4GB")
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    if tokenizer is not None:
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     del model
     torch.cuda.empty_cache()
 

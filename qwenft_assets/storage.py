@@ -98,13 +98,17 @@ class Storage:
         with hold(folder / f"{name}.lock", f"{self.root.name}/{name}", say):
             yield
 
+    def free_gib(self) -> float:
+        """Free space of the disk that holds the root."""
+        return shutil.disk_usage(self.root).free / GIB
+
     def require_free(self, needed_gib: float, what: str) -> None:
         """See that the disk has room.
 
         Raises:
             StorageError: It has not; says how much is missing.
         """
-        free_gib = shutil.disk_usage(self.root).free / GIB
+        free_gib = self.free_gib()
         if free_gib < needed_gib:
             raise StorageError(
                 f"{self.root}: {free_gib:.1f} GiB free, {what} needs {needed_gib:.1f}. Free "

@@ -4,11 +4,13 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from qwenft_assets.cli.gpu_queue import end_stale_runs, process_tag, telling_who_holds_the_gpu
 from qwenft_assets.cli.options import (
     ConfigOption,
     JsonOption,
@@ -20,6 +22,7 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
+from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
 """The rebuild went through, and the release gate said no to its adapter."""
@@ -100,6 +103,7 @@ def rebuild(
     started = time.monotonic()
     storage = storage_of(config)
     storage.ensure_writable()
+    require_feasible_here(config, recipe, storage)
     use_dagster_home()
 
     import dagster as dg
@@ -140,19 +144,28 @@ def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, Sour
 
 
 def _execute(
-    instance: Any, job_name: str, ops: dict[str, Any] | None = None, **options: Any
+    instance: Any,
+    job_name: str,
+    ops: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+    **options: Any,
 ) -> tuple[list[str], GateRefusedError | None]:
     """Run a job in this process; returns the assets found unchanged, and the gate's refusal."""
     import dagster as dg
 
     from qwenft_assets.definitions import defs
 
-    result = defs.resolve_job_def(job_name).execute_in_process(
-        instance=instance,
-        raise_on_error=False,
-        run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
-        **options,
-    )
+    end_stale_runs(instance)
+    run_id = str(uuid.uuid4())
+    with telling_who_holds_the_gpu(instance, run_id):
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_id=run_id,
+            run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
+            tags={**(tags or {}), **process_tag()},
+            **options,
+        )
     if instance.get_run_by_id(result.run_id).status is dg.DagsterRunStatus.CANCELED:
         print(
             "qwenft: interrupted. The same command goes on where this one stopped.", file=sys.stderr

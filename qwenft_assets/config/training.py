@@ -95,4 +95,7 @@ class TrainingConfig(Section):
     patience_evaluations: int | None = Field(
         default=None, gt=0, description="Stop after so many evaluations without a better loss."
     )
+    max_hours: float = Field(
+        default=72, gt=0, description="A run planned to take longer is refused before it begins."
+    )
     seed: int = 3407

@@ -35,10 +35,12 @@ class Passes:
     max_tokens: int
     max_rows: int | None
     checkpointing: bool
+    last_tokens: int = 0
+    """Of the pass that was begun last."""
 
     def halve(self) -> None:
-        """Take half as many tokens into a pass; a row is never cut, but computed again at last."""
-        self.max_tokens = max(self.max_tokens // 2, 1)
+        """Take half the tokens of the last pass into one, and keep less of each layer."""
+        self.max_tokens = max(min(self.max_tokens, self.last_tokens) // 2, 1)
         if self.max_rows is not None:
             self.max_rows = max(self.max_rows // 2, 1)
         if self.decoder is not None:
@@ -48,7 +50,8 @@ class Passes:
         self, rows: Sequence[TokenRow], settings: TrainingConfig, device: str, history: LossHistory
     ) -> "torch.Tensor":
         """Summed negative log-likelihood of rows in one pass, differentiable."""
-        history.train_tokens += sum(len(row.input_ids) for row in rows)
+        self.last_tokens = sum(len(row.input_ids) for row in rows)
+        history.train_tokens += self.last_tokens
         if self.decoder is None:
             padded, padding_tokens = padded_sum_of_losses(
                 self.model, rows, settings.supervise, settings.neftune_alpha
@@ -75,6 +78,7 @@ class Passes:
         with torch.inference_mode():
             for indices in batches_by_length(rows, max(self.max_tokens, 1)):
                 batch = flatten([rows[n] for n in indices], supervise, device)
+                self.last_tokens = sum(batch.lengths)
                 hidden = self.decoder.hidden_states(batch)[batch.counted]
                 of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
                 total += float(of_tokens.double().sum())

@@ -17,7 +17,8 @@ CODE_VERSION = "2"
 ENGINE = "peft"
 PLACEMENT_SETTINGS = {
     *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision"),
-    *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing", "checkpoint_minutes"),
+    *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
+    *("checkpoint_minutes", "max_hours"),
 }
 """Settings that say where and how to run, not what is learnt, or that the base's revision stands for."""
 RECORD_FILE = "training.json"

@@ -1,10 +1,12 @@
 """What the process that trainings are forked from imports once."""
 
+import importlib
+
 import torch  # noqa: TID253
-from accelerate import Accelerator  # noqa: F401, TID253
-from datasets import Dataset  # noqa: F401, TID253
-from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer  # noqa: F401, TID253
 
-from qwenft_assets.training import train  # noqa: F401
-
+for name in ("accelerate", "datasets", "peft", "qwenft_assets.training.train"):
+    importlib.import_module(name)
+transformers = importlib.import_module("transformers")
+for part in ("AutoModelForCausalLM", "AutoTokenizer", "Trainer"):  # imported when they are named
+    getattr(transformers, part)
 torch.set_num_threads(1)
