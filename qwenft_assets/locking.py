@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -56,6 +56,13 @@ def hold_gpu(say: Callable[[str], None]) -> Iterator[None]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(os.sep, "-")
     name = f"qwenft-{os.getuid()}-gpu-{visible}.lock"
     with hold(Path(tempfile.gettempdir()) / name, "the GPU", say):
+        yield
+
+
+@contextmanager
+def hold_device(device: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the GPU where `device` is `cuda`; a CPU is shared."""
+    with hold_gpu(say) if device == "cuda" else nullcontext():
         yield
 
 

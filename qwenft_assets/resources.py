@@ -6,6 +6,7 @@ Asset logic does not belong here. https://docs.dagster.io/guides/build/external-
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, get_args
 
 import dagster as dg
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName, SourceName, TrainingConfig
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
+from qwenft_assets.locking import hold_gpu
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
 from qwenft_assets.worker_process import WorkerProcess
@@ -46,9 +48,19 @@ class GpuResource(dg.ConfigurableResource):
         default="", description="auto, cuda or cpu. Empty: what the config file says."
     )
 
-    def resolve(self, settings: TrainingConfig) -> Device:
-        """The device to use; refuses when the config needs one that is not there."""
-        return resolve_device(settings, self.device or settings.device, find_gpus())
+    def resolve(self, settings: TrainingConfig, say: Callable[[str], None] | None = None) -> Device:
+        """The device to use; refuses when the config needs one that is not there.
+
+        Args:
+            settings: What the config needs.
+            say: Given by what will use the GPU's memory: waits for other work of this user to leave
+                it, whatever its Dagster instance, and tells who that is.
+        """
+        gpus = find_gpus()
+        if gpus and say is not None:
+            with hold_gpu(say):
+                gpus = find_gpus()
+        return resolve_device(settings, self.device or settings.device, gpus)
 
 
 class WorkerResource(dg.ConfigurableResource):

@@ -54,8 +54,6 @@ class OutOfMemory:
             self._halve(step, problem)
 
     def _halve(self, step: int, problem: str) -> None:
-        import torch
-
         if len(self.history.halved_at) >= MAX_HALVINGS:
             raise DeviceError(self._advice(step))
         self.history.halved_at.append(step)
@@ -64,8 +62,7 @@ class OutOfMemory:
             f"out of memory at step {step} ({problem}): passes of {self.passes.max_tokens} tokens "
             "from here on; the optimizer step stays as it is"
         )
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
 
     def _advice(self, step: int) -> str:
         shape = shape_of(self.model.get_base_model().config)
@@ -89,3 +86,11 @@ def is_out_of_memory(error: RuntimeError) -> bool:
     import torch
 
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_cached() -> None:
+    """Give back what the allocator keeps in pieces that are too small."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

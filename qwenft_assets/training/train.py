@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from qwenft_assets.child_process import Log, stop, stop_requested, stopping_between_steps
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError, TrainingError
-from qwenft_assets.locking import hold_gpu
+from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
@@ -58,7 +58,7 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     """
     # A worker whose parent was killed may still be saving: the locks are its own, not its parent's.
     storage = Storage(job.storage_root)
-    with storage.lock(f"training-{job.recipe}", log), _device_of_its_own(job.device, log):
+    with storage.lock(f"training-{job.recipe}", log), hold_device(job.device, log):
         return _train(job, storage, report_progress, log)
 
 
@@ -147,12 +147,6 @@ def _train(
     record = publish(trainer.model, tokenizer, record, history, storage, job)
     shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in the adapter by now
     return record
-
-
-@contextlib.contextmanager
-def _device_of_its_own(device: str, log: Log) -> Iterator[None]:
-    with hold_gpu(log) if device == "cuda" else contextlib.nullcontext():
-        yield
 
 
 @contextlib.contextmanager
