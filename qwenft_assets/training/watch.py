@@ -41,8 +41,8 @@ def watch(
                 history.resumed_at.append(state.global_step)
             require_room(Path(args.output_dir))
 
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any, **_: Any) -> None:  # noqa: ARG002
-            step = state.global_step
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
+            step, logs = state.global_step, logs or {}
             if "loss" in logs:
                 loss = float(logs["loss"])
                 history.train.append((step, loss))

@@ -35,7 +35,9 @@ def test_reports_that_cannot_be_used(tmp_path, content, wanted):
     reports = tmp_path / "my_dataset.json"
     if content is not None:
         reports.write_text(content, encoding="utf-8")
-    write_tiny_model(tmp_path / "base")  # a base model that cannot be had is told before the reports
+    write_tiny_model(
+        tmp_path / "base"
+    )  # a base model that cannot be had is told before the reports
     deployment = make_deployment(tmp_path / "deployment", tmp_path / "base", reports)
     one_line(deployment.run("qwenft", "run"), wanted=[str(reports), *wanted])
     left = [path for path in deployment.storage.rglob("*") if path.is_file()]

@@ -24,6 +24,9 @@ resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))
 """
 
 
+IN_TEN_YEARS = time.time() + 10 * 365 * 86_400
+
+
 @pytest.fixture
 def built(training_job, tmp_path):
     """A storage with three samples and their mixture."""
@@ -176,7 +179,8 @@ def test_a_clock_set_back_does_not_choose_the_older_checkpoint(training_job, tmp
     assert folders[-1].name == "checkpoint-9"
     for n, folder in enumerate(folders):
         for path in [folder, *folder.iterdir()]:
-            os.utime(path, (time.time() + 86_400 * (len(folders) - n),) * 2)
+            at = time.time() + 86_400 * (len(folders) - n)
+            os.utime(path, (at, at))
     again = Training(job)
     assert again.finish() == 0
     assert "going on from checkpoint-9" in again.said
@@ -184,7 +188,7 @@ def test_a_clock_set_back_does_not_choose_the_older_checkpoint(training_job, tmp
 
 def test_artifacts_from_the_future_are_found_unchanged(built, tiny_config):
     for path in built.root.rglob("*"):
-        os.utime(path, (time.time() + 10 * 365 * 86_400,) * 2)
+        os.utime(path, (IN_TEN_YEARS, IN_TEN_YEARS))
     assert build_mixture(tiny_config, "small", built).reused
     assert all(sample_source(tiny_config, source, built).reused for source in SOURCES)
 

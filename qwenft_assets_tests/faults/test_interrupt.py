@@ -210,7 +210,8 @@ def test_terminate_in_the_ui_cancels_the_run_and_a_killed_run_leaves_no_worker(d
     run_id = launch(ui)
     wait_for_a_checkpoint(deployment)
     (worker,) = workers_of(deployment.folder)
-    assert ask(ui, TERMINATE, id=run_id)["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    answer = until(lambda: ask(ui, TERMINATE, id=run_id), "the server does not answer")
+    assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
     until(lambda: status_of(run_id) == dg.DagsterRunStatus.CANCELED, lambda: log_of(deployment))
     until(lambda: worker not in processes_of(deployment.folder), "the worker is left")
     step = checkpoint_steps(deployment)[-1]

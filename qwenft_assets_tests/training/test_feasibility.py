@@ -1,5 +1,7 @@
 """What a run will take, and when it is refused; memory against peaks measured on one H200."""
 
+from typing import Any
+
 import pytest
 
 from qwenft_assets.config import Config, MixtureConfig, Recipe, TrainingConfig
@@ -33,7 +35,7 @@ def _offline(monkeypatch, tmp_path):
 
 def config_of(file="qwen2.5-7b.yaml", rows=None, **training):
     config = load_config(f"configs/{file}")
-    changed = {"training": config.training.model_copy(update=training)}
+    changed: dict[str, Any] = {"training": config.training.model_copy(update=training)}
     if rows:
         large = config.mixture.recipes["large"].model_copy(update={"rows": rows})
         changed["mixture"] = config.mixture.model_copy(update={"recipes": {"large": large}})
