@@ -98,7 +98,8 @@ def _write_holder(lock_file: Path) -> None:
         "since": time.time(),
         "command": command,
     }
-    _holder_file(lock_file).write_text(json.dumps(about), encoding="utf-8")
+    with suppress(OSError):  # on a full disk the lock is held none the less
+        _holder_file(lock_file).write_text(json.dumps(about), encoding="utf-8")
 
 
 def _holder_file(lock_file: Path) -> Path:

@@ -37,6 +37,8 @@ CARDS = (
     Device("cuda", "H200, 140 GiB", 139.0, 140.4),
 )
 """Named beside this machine; free memory as an idle card has it."""
+DEMO = "demo"
+ORIGINAL = "qwenft plan --recipe {} --config configs/qwen2.5-7b.yaml"
 PARTS = ("weights", "activations", "optimizer", "logits", "context")
 
 
@@ -159,6 +161,8 @@ def _print(
             console.print(f"  [dim]{escape(title)}: {escape(one.speed.known_from)}[/]")
     if refusal is None:
         console.print("\n[green]would run here[/]")
+        if config.name == DEMO:
+            console.print(f"this is the demo; the original recipe: {ORIGINAL.format(recipe)}")
     else:
         console.print(f"\n[red]not here[/]: {escape(refusal)}")
 
@@ -192,7 +196,7 @@ def _held(one: Forecast | str, weights: str) -> str:
     if isinstance(one, str) or one.memory is None:
         return "–"
     if weights == "nf4":
-        return "nf4" if one.memory.keep_4bit else "bf16, rounded to nf4"
+        return "nf4" if one.memory.keep_4bit else "nf4 as bf16"
     return weights
 
 

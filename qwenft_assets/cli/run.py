@@ -10,7 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from qwenft_assets.cli.gpu_queue import end_stale_runs, process_tag, telling_who_holds_the_gpu
+from qwenft_assets.cli.gpu_queue import (
+    EXIT_INTERRUPTED,
+    INTERRUPTED,
+    end_stale_runs,
+    process_tag,
+    telling_who_holds_the_gpu,
+)
 from qwenft_assets.cli.options import (
     ConfigOption,
     JsonOption,
@@ -26,7 +32,8 @@ from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
 """The rebuild went through, and the release gate said no to its adapter."""
-EXIT_INTERRUPTED = 130
+UNEXPECTED_TERMINATION = "UNEXPECTED_TERMINATION"
+"""Dagster's word for a signal that nobody asked it to send."""
 
 
 def demo(as_json: JsonOption = False) -> None:
@@ -151,8 +158,6 @@ def _execute(
     **options: Any,
 ) -> tuple[list[str], GateRefusedError | None]:
     """Run a job in this process; returns the assets found unchanged, and the gate's refusal."""
-    import dagster as dg
-
     from qwenft_assets.definitions import defs
 
     end_stale_runs(instance)
@@ -166,10 +171,8 @@ def _execute(
             tags={**(tags or {}), **process_tag()},
             **options,
         )
-    if instance.get_run_by_id(result.run_id).status is dg.DagsterRunStatus.CANCELED:
-        print(
-            "qwenft: interrupted. The same command goes on where this one stopped.", file=sys.stderr
-        )
+    if _was_interrupted(instance, result):
+        print(INTERRUPTED, file=sys.stderr)
         raise typer.Exit(EXIT_INTERRUPTED)
     failures = [
         _error_of(event.step_failure_data) for event in result.all_events if event.is_step_failure
@@ -181,6 +184,18 @@ def _execute(
     if not (result.success or refusals):
         raise RuntimeError(f"{job_name} failed in run {result.run_id}; `qwenft ui` shows its log")
     return _unchanged(result), next(iter(refusals), None)
+
+
+def _was_interrupted(instance: Any, result: Any) -> bool:
+    """Whether Ctrl-C or SIGTERM ended the run; one that had no step at hand is marked here."""
+    import dagster as dg
+
+    run = instance.get_run_by_id(result.run_id)
+    ends = [event.event_specific_data for event in result.all_events if event.is_job_failure]
+    if any(getattr(end.failure_reason, "value", "") == UNEXPECTED_TERMINATION for end in ends):
+        instance.report_run_canceled(run, "Interrupted between two steps.")
+        return True
+    return run.status is dg.DagsterRunStatus.CANCELED
 
 
 def _error_of(failure: Any) -> Exception:

@@ -124,6 +124,7 @@ def test_a_damaged_adapter_counts_as_none_and_is_trained_again(trained, tmp_path
     assert file.read_bytes() == before
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("limit", [2_000, 60_000], ids=["no-room-at-all", "in-mid-checkpoint"])
 def test_a_disk_that_fills_up_while_training_leaves_the_last_good_adapter(trained, tmp_path, limit):
     job = moved(trained, tmp_path)
@@ -171,6 +172,7 @@ def test_a_store_that_cannot_be_written_is_one_clear_error(built, tiny_config):
         build_mixture(tiny_config, "small", built)
 
 
+@pytest.mark.faults
 def test_a_clock_set_back_does_not_choose_the_older_checkpoint(training_job, tmp_path):
     job = moved(training_job, tmp_path)
     Training(job, "step 10/15 loss").kill_when_it_waits()
@@ -193,6 +195,7 @@ def test_artifacts_from_the_future_are_found_unchanged(built, tiny_config):
     assert all(sample_source(tiny_config, source, built).reused for source in SOURCES)
 
 
+@pytest.mark.faults
 def test_two_runs_at_once_leave_one_whole_artifact_of_each_stage(
     training_job, tiny_config, tmp_path
 ):

@@ -47,10 +47,14 @@ def largest_difference(ours, theirs):
 @pytest.mark.parametrize(
     ("moment", "fault", "goes_on_from"),
     [
-        pytest.param("step 2/15 loss", "", 0, id="before-the-first-checkpoint"),
+        pytest.param(
+            *("step 2/15 loss", "", 0), id="before-the-first-checkpoint", marks=pytest.mark.faults
+        ),
         pytest.param("step 8/15 loss", "", 6, id="between-two-checkpoints"),
         pytest.param("", KILL_BEFORE_THE_SEAL, 6, id="while-a-checkpoint-is-written"),
-        pytest.param("best checkpoint", "", 15, id="after-the-last-step"),
+        pytest.param(
+            *("best checkpoint", "", 15), id="after-the-last-step", marks=pytest.mark.faults
+        ),
     ],
 )
 def test_a_killed_training_ends_as_an_undisturbed_one(
@@ -77,6 +81,7 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
         assert record[name] == undisturbed_record[name], name
 
 
+@pytest.mark.faults
 def test_killed_twice_it_still_ends_the_same(training_job, undisturbed, tmp_path):
     job = moved(training_job, tmp_path)
     Training(job, "step 5/15 loss").kill_when_it_waits()
@@ -110,6 +115,7 @@ def other_torch(folder):
     path.write_text(json.dumps(record), encoding="utf-8")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
