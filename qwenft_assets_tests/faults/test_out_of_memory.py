@@ -1,9 +1,17 @@
 """Memory runs out in mid-step: the step is done in smaller passes, and learns the same."""
 
+import re
+
 import pytest
 
+from qwenft_assets.config import TrainingConfig
 from qwenft_assets.storage import Storage
+from qwenft_assets.training.forecast import SHAPES
+from qwenft_assets.training.forward_passes import Passes
+from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import training_record
+from qwenft_assets.training.memory import MemoryPlan
+from qwenft_assets.training.out_of_memory import OutOfMemory
 from qwenft_assets_tests.faults.training_process import Training, moved
 
 # What torch raises on a GPU, from the first pass of more tokens than "fit".
@@ -76,9 +84,9 @@ def test_after_two_halvings_one_message_names_three_settings_and_what_they_bring
     message = run.said[-1]
     assert message.startswith("DeviceError: out of memory at step 0 with passes of ")
     for setting in (
-        "training.gradient_checkpointing: true (a row of 256 tokens keeps ",
-        "training.max_length_tokens: 128 (half of either)",
-        "training.max_vram_gib",
+        "training.weights: bf16 (the weights take ",
+        "training.max_length_tokens: 128 (a row keeps ",
+        "training.lora.rank: 8 (the optimizer takes ",
     ):
         assert setting in message
     assert training_record(Storage(job.storage_root), "small", job.version) is None
@@ -92,3 +100,25 @@ def test_what_is_no_lack_of_memory_is_a_bug(quiet_job, tmp_path):
     run = Training(moved(quiet_job, tmp_path), fault=fault)
     assert run.finish() == 1
     assert [line for line in run.said if line.startswith("out of memory")] == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "keep_4bit", "advice"),
+    [
+        pytest.param("bf16", False, "training.weights: nf4 (the weights take 5.7 GiB", id="bf16"),
+        pytest.param("nf4", False, "training.max_vram_gib: 18 (the weights take 5.7", id="nf4-16"),
+        pytest.param("nf4", True, "training.max_vram_gib below what other", id="nf4-in-4-bits"),
+    ],
+)
+def test_the_first_advice_is_what_is_left_to_do_about_the_weights(weights, keep_4bit, advice):
+    shape = SHAPES["Qwen/Qwen2.5-7B-Instruct"]
+    memory = OutOfMemory(
+        Passes(None, None, 100, None, True),
+        TrainingConfig(weights=weights),
+        MemoryPlan(keep_4bit, True, 100, {"weights": 10.0}),
+        None,
+        LossHistory(),
+        print,
+    )
+    found = re.sub(r"(\.\d)\d", r"\1", memory._lighter_weights(shape))
+    assert found.startswith(advice), found
