@@ -112,7 +112,7 @@ class Storage:
         if free_gib < needed_gib:
             raise StorageError(
                 f"{self.root}: {free_gib:.1f} GiB free, {what} needs {needed_gib:.1f}. Free "
-                f"{needed_gib - free_gib:.1f} GiB (`qwenft doctor` shows what takes space), or set "
+                f"{needed_gib - free_gib:.1f} GiB, let keep_versions remove old adapters, or set "
                 "QWENFT_STORAGE to a larger disk."
             )
 
