@@ -5,6 +5,7 @@ import re
 import pytest
 
 from qwenft_assets.config import TrainingConfig
+from qwenft_assets.errors import DeviceError
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.forecast import SHAPES
 from qwenft_assets.training.forward_passes import Passes
@@ -13,6 +14,7 @@ from qwenft_assets.training.job import training_record
 from qwenft_assets.training.memory import MemoryPlan
 from qwenft_assets.training.out_of_memory import OutOfMemory
 from qwenft_assets_tests.faults.training_process import Training, moved
+from qwenft_assets_tests.training.tiny_rows import token_rows
 
 # What torch raises on a GPU, from the first pass of more tokens than "fit".
 NO_ROOM = """
@@ -122,3 +124,32 @@ def test_the_first_advice_is_what_is_left_to_do_about_the_weights(weights, keep_
     )
     found = re.sub(r"(\.\d)\d", r"\1", memory._lighter_weights(shape))
     assert found.startswith(advice), found
+
+
+def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
+    import torch
+
+    from qwenft_assets.evaluation import losses
+
+    tried: list[int] = []
+
+    def at_most_two_rows(model, rows):
+        tried.append(len(rows))
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return [row.row_id for row in rows]
+
+    rows = token_rows(*[8] * 7)
+    monkeypatch.setattr(losses, "span_losses", at_most_two_rows)
+    assert losses._within_memory(None, rows) == [row.row_id for row in rows]
+    assert tried == [7, 3, 1, 2, 4, 2, 2]
+    tried.clear()
+    monkeypatch.setattr(losses, "span_losses", no_room_at_all)
+    with pytest.raises(DeviceError, match="with a single row of 8 tokens"):
+        losses._within_memory(None, rows)
+
+
+def no_room_at_all(model, rows):
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory.")
