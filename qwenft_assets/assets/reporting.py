@@ -5,7 +5,7 @@ Rows are untrusted text: they are shown as table cells, never as Markdown or HTM
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,21 @@ def one_line_failures() -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-        context = dg.AssetExecutionContext.get()
-        run = context.instance.get_run_by_id(context.run_id)
-        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
-            context.instance.report_run_canceling(run)
+        _mark_as_cancelled()
         raise
     except QwenftError as error:
         raise dg.Failure(
             description=str(error), metadata={"error": type(error).__name__}, allow_retries=False
         ) from error
+
+
+def _mark_as_cancelled() -> None:
+    """Say that the present run is being cancelled, unless the UI's Terminate has said so."""
+    with suppress(dg.DagsterInvariantViolationError):  # there is no run outside of one
+        context = dg.AssetExecutionContext.get()
+        run = context.instance.get_run_by_id(context.run_id)
+        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
+            context.instance.report_run_canceling(run)
 
 
 def count_table(counts: Mapping[str, int], label: str) -> dg.TableMetadataValue:
