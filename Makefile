@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test lint format bench clean
+.PHONY: help install demo ui test faults lint format bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ ui: install ## Open the web UI on http://127.0.0.1:3000
 
 test: install ## Run the tests
 	$(BIN)/python -m pytest
+
+faults: install ## Kill, starve and corrupt runs, and see them recover: some minutes
+	$(BIN)/python -m pytest -m 'faults or not gpu and not network' qwenft_assets_tests/faults
 
 lint: install ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

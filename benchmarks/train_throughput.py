@@ -88,10 +88,11 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.config_file import load_config
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.memory import CONTEXT_GIB
     from qwenft_assets.training.tokens import tokenize_rows
     from qwenft_assets.training.train import plan_on_gpu, silence_libraries
-    from qwenft_assets.training.trainer import LossHistory, make_trainer
+    from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
     file, changes = OURS[options.child]
@@ -205,8 +206,8 @@ def mixed_rows(data: Path) -> list[Any]:
     ]
 
 
-def write_random_model(folder: Path, tokenizer: Path) -> None:
-    """Qwen2.5-7B's shapes with random bf16 weights, made on the GPU; and its tokenizer."""
+def write_random_model(folder: Path, tokenizer: Path | None) -> None:
+    """Qwen2.5-7B's shapes with random bf16 weights, made on the GPU; and its tokenizer, if named."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -229,7 +230,8 @@ def write_random_model(folder: Path, tokenizer: Path) -> None:
         model = Qwen2ForCausalLM(config)
     torch.set_default_dtype(torch.float32)
     model.save_pretrained(folder, max_shard_size="4GB")
-    AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
+    if tokenizer is not None:
+        AutoTokenizer.from_pretrained(tokenizer).save_pretrained(folder)
     del model
     torch.cuda.empty_cache()
 

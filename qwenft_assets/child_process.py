@@ -3,14 +3,21 @@
 Training and evaluation run in a process of their own, so that torch never enters the code location
 and GPU memory always comes back. `dagster_pipes` is a single file without dependencies: importing it
 does not import dagster.
+
+A worker ends when it is asked to, or when its parent is gone, even by kill -9: at once, or, where it
+can go on later, after saving what it has. A watching thread ends it where that takes too long.
 """
 
 import ctypes
 import os
+import select
 import signal
 import sys
-from collections.abc import Callable
-from typing import Any, TypeVar
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn, TypeVar
 
 from dagster_pipes import open_dagster_pipes
 from pydantic import BaseModel
@@ -18,8 +25,10 @@ from pydantic import BaseModel
 from qwenft_assets.errors import QwenftError
 
 EXIT_INTERRUPTED = 143
+SECONDS_TO_STOP = 20.0
+"""What a worker may take to save its state once it was asked to stop."""
 PARENT_VARIABLE = "QWENFT_PARENT_PID"
-"""Names the process that started this one; in a container that may be process 1."""
+"""Names the process that started this one, which holds the other end of standard input open."""
 _PR_SET_PDEATHSIG = 1
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -29,6 +38,13 @@ Log = Callable[[str], None]
 """Writes one line to the run log."""
 
 
+class _Stop:
+    """Whether this process was asked to stop, and whether it may at any moment."""
+
+    requested = False
+    deferred = False
+
+
 def run_job(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> None:
     """Run `work` on the job that the parent sent, and send its result back.
 
@@ -36,9 +52,7 @@ def run_job(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> 
     raises it again. A cancelled run ends with 143. Any other exception is a bug and leaves its
     traceback on standard error.
     """
-    _die_with_parent()
-    signal.signal(signal.SIGINT, _exit_interrupted)
-    signal.signal(signal.SIGTERM, _exit_interrupted)
+    _obey_stop_requests()
     with open_dagster_pipes() as pipes:
         job = job_type.model_validate(pipes.extras["job"])
         try:
@@ -50,14 +64,60 @@ def run_job(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> 
             pipes.report_custom_message({"result": result})
 
 
-def _exit_interrupted(signal_number: int, frame: object) -> None:  # noqa: ARG001
+def stop_requested() -> bool:
+    """Whether this process was asked to stop: by a signal, or by the death of its parent."""
+    return _Stop.requested
+
+
+@contextmanager
+def stopping_between_steps() -> Iterator[None]:
+    """Inside, a request to stop waits for the caller, who looks at `stop_requested()`."""
+    _Stop.deferred = True
+    try:
+        yield
+    finally:
+        _Stop.deferred = False
+
+
+def stop() -> NoReturn:
+    """End this process as one that was asked to."""
     sys.exit(EXIT_INTERRUPTED)
 
 
-def _die_with_parent() -> None:
-    """Ask Linux to end this process when its parent dies, even by kill -9."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        parent = os.environ.get(PARENT_VARIABLE)
-        if parent and os.getppid() != int(parent):  # it died before the request stood
-            sys.exit(EXIT_INTERRUPTED)
+def _obey_stop_requests() -> None:
+    """Listen to SIGINT, SIGTERM and the parent's death.
+
+    Python runs a signal handler between two instructions of the main thread only, which may be inside
+    a long product of matrices: the watching thread learns of the signal at once, and sees to the end.
+    """
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _on_signal)
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent:
+        if sys.platform == "linux":  # also where the parent's end of the pipe was inherited
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(parent):  # it died before the request stood
+            stop()
+    pipes_to_parent = [sys.stdin.fileno()] if parent else []
+    threading.Thread(target=_watch, args=(reader, pipes_to_parent), daemon=True).start()
+
+
+def _on_signal(signal_number: int, frame: object) -> None:  # noqa: ARG001
+    if _Stop.requested:
+        return
+    _Stop.requested = True
+    if not _Stop.deferred:
+        stop()
+
+
+def _watch(signals: int, parent: list[int]) -> None:
+    ready, _, _ = select.select([signals, *parent], [], [])
+    if signals not in ready:  # the parent is gone
+        os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(SECONDS_TO_STOP)
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)  # with what it started itself
+    os._exit(EXIT_INTERRUPTED)

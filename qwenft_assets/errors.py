@@ -7,6 +7,7 @@ QwenftError
 ├── MixtureError       too few rows, a source not yet sampled
 ├── BaseModelError     the base model cannot be found or read
 ├── DeviceError        the device asked for is not there
+├── WorkerError        the system killed a process of training or evaluation
 ├── TrainingError      training itself: loss not finite, nothing to learn from
 ├── EvaluationError    nothing to evaluate, adapter and data that do not belong together
 ├── AdapterError       no such adapter, or one of another base model
@@ -47,6 +48,10 @@ class BaseModelError(QwenftError):
 
 class DeviceError(QwenftError):
     """The device asked for is not there, or too small."""
+
+
+class WorkerError(QwenftError):
+    """A worker process was killed or stopped from outside."""
 
 
 class TrainingError(QwenftError):

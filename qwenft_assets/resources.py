@@ -6,19 +6,19 @@ Asset logic does not belong here. https://docs.dagster.io/guides/build/external-
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Any, get_args
 
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from qwenft_assets.child_process import PARENT_VARIABLE
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName, SourceName, TrainingConfig
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
+from qwenft_assets.locking import hold_gpu
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
-
-SECONDS_TO_STOP = 60.0
+from qwenft_assets.worker_process import WorkerProcess
 
 
 class ProjectResource(dg.ConfigurableResource):
@@ -34,9 +34,10 @@ class ProjectResource(dg.ConfigurableResource):
         return load_config(self.config_path or None)
 
     def storage(self, config: Config) -> Storage:
-        """The storage root, checked to be writable."""
+        """The storage root, checked to be writable, and what killed runs left there mended."""
         storage = Storage(config.storage_path())
         storage.ensure_writable()
+        storage.recover()
         return storage
 
 
@@ -47,35 +48,50 @@ class GpuResource(dg.ConfigurableResource):
         default="", description="auto, cuda or cpu. Empty: what the config file says."
     )
 
-    def resolve(self, settings: TrainingConfig) -> Device:
-        """The device to use; refuses when the config needs one that is not there."""
-        return resolve_device(settings, self.device or settings.device, find_gpus())
+    def resolve(self, settings: TrainingConfig, say: Callable[[str], None] | None = None) -> Device:
+        """The device to use; refuses when the config needs one that is not there.
+
+        Args:
+            settings: What the config needs.
+            say: Given by what will use the GPU's memory: waits for other work of this user to leave
+                it, whatever its Dagster instance, and tells who that is.
+        """
+        gpus = find_gpus()
+        if gpus and say is not None:
+            with hold_gpu(say):
+                gpus = find_gpus()
+        return resolve_device(settings, self.device or settings.device, gpus)
 
 
 class WorkerResource(dg.ConfigurableResource):
     """Runs a worker module in a process of its own, with live log, and returns its result."""
 
     def run(self, context: dg.AssetExecutionContext, module: str, job: BaseModel) -> dict[str, Any]:
-        """Send `job` to `python -m module` and wait.
+        """Send `job` to `python -m module` and wait; when this run is cancelled, so is the worker.
 
         Raises:
             QwenftError: What the worker reported, as if it had been raised here.
+            WorkerError: The worker was killed or stopped from outside.
         """
-        client = dg.PipesSubprocessClient(termination_timeout_seconds=SECONDS_TO_STOP)
         paths = [str(PROJECT_ROOT), os.environ.get("PYTHONPATH", "")]
-        invocation = client.run(
+        with dg.open_pipes_session(
             context=context.op_execution_context,
-            command=[sys.executable, "-m", module],
             extras={"job": job.model_dump(mode="json")},
-            env={
-                "PYTHONPATH": os.pathsep.join(path for path in paths if path),
-                PARENT_VARIABLE: str(os.getpid()),
-                "TOKENIZERS_PARALLELISM": "false",
-                "HF_HUB_DISABLE_TELEMETRY": "1",
-                "TQDM_DISABLE": "1",  # one bar a worker, its own
-            },
-        )
-        for message in invocation.get_custom_messages():
+            context_injector=dg.PipesTempFileContextInjector(),
+            message_reader=dg.PipesTempFileMessageReader(),
+        ) as session:
+            worker = WorkerProcess(
+                module,
+                {
+                    "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+                    "TOKENIZERS_PARALLELISM": "false",
+                    "HF_HUB_DISABLE_TELEMETRY": "1",
+                    "TQDM_DISABLE": "1",  # one bar a worker, its own
+                    **session.get_bootstrap_env_vars(),
+                },
+            )
+            worker.wait()
+        for message in session.get_custom_messages():
             if "error" in message:
                 raise error_by_name(message["error"]["kind"])(message["error"]["message"])
             if "result" in message:

@@ -1,7 +1,6 @@
 """Where artifacts live: paths, atomic writes, hashes, locks.
 
-Every write goes to a `.part` sibling first and is renamed when it is whole, so that a reader, or the
-next run after a kill, never sees half a file. Where several files make one artifact, the manifest is
+Every write is atomic (atomic_writes.py). Where several files make one artifact, the manifest is
 written last: an artifact without a manifest that matches is not there.
 """
 
@@ -9,20 +8,23 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
 from pydantic import BaseModel, ValidationError
 
+from qwenft_assets.atomic_writes import atomic_folder as atomic_folder
+from qwenft_assets.atomic_writes import atomic_path, recover
 from qwenft_assets.errors import QwenftError, StorageError
+from qwenft_assets.locking import hold
 
 MIXTURE_FILE = "mixed_finetune_dataset.jsonl"
+GIB = 2**30
 
 Record = TypeVar("Record", bound=BaseModel)
 
@@ -83,63 +85,40 @@ class Storage:
             ) from error
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
-        """Hold the lock `name` of this root; wait for another process that holds it."""
+    def lock(self, name: str, say: Callable[[str], None] | None = None) -> Iterator[None]:
+        """Hold the lock `name` of this root; wait for another process that holds it.
+
+        Args:
+            name: Of what is written.
+            say: Told who holds it while this process waits; None: standard error.
+        """
         self.ensure_writable()
         folder = self.root / ".locks"
         folder.mkdir(exist_ok=True)
-        with FileLock(folder / f"{name}.lock"):
+        with hold(folder / f"{name}.lock", f"{self.root.name}/{name}", say):
             yield
 
+    def free_gib(self) -> float:
+        """Free space of the disk that holds the root."""
+        return shutil.disk_usage(self.root).free / GIB
 
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A `.part` sibling to write to; it becomes `path` when the block ends without an error.
+    def require_free(self, needed_gib: float, what: str) -> None:
+        """See that the disk has room.
 
-    Raises:
-        StorageError: The disk is full or cannot be written.
-    """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        with part.open("rb+") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or change its "
-            "permissions, then run the same command again."
-        ) from error
-    finally:
-        # Where the write failed, this may fail for the same reason, which is told already.
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
+        Raises:
+            StorageError: It has not; says how much is missing.
+        """
+        free_gib = self.free_gib()
+        if free_gib < needed_gib:
+            raise StorageError(
+                f"{self.root}: {free_gib:.1f} GiB free, {what} needs {needed_gib:.1f}. Free "
+                f"{needed_gib - free_gib:.1f} GiB, let keep_versions remove old adapters, or set "
+                "QWENFT_STORAGE to a larger disk."
+            )
 
-
-@contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A fresh `.part` folder; it becomes `path` when the block ends without an error.
-
-    An existing `path` is replaced only then.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir(parents=True)
-        yield part
-        for file in part.rglob("*"):  # safetensors leaves 0600, which nobody else could serve
-            file.chmod(0o755 if file.is_dir() else 0o644)
-        if path.exists():
-            shutil.rmtree(path)
-        part.replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path}: cannot be written ({error.strerror or error}). Free space or change its "
-            "permissions, then run the same command again."
-        ) from error
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+    def recover(self) -> None:
+        """Mend what killed processes left below the root."""
+        recover(self.root)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -217,8 +196,20 @@ def write_parquet(path: Path, table: pa.Table) -> None:
 
 
 def read_parquet(path: Path) -> pa.Table:
-    """The whole table."""
-    return pq.read_table(path)
+    """The whole table.
+
+    Raises:
+        StorageError: The file is damaged.
+    """
+    try:
+        return pq.read_table(path)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowInvalid, OSError) as error:
+        problem = str(error).splitlines()[0]
+        raise StorageError(
+            f"{path}: not readable as parquet ({problem}). Delete its folder to rebuild."
+        ) from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -35,6 +35,20 @@ with atomic_path(Path(sys.argv[1])) as part, part.open("w") as file:
     time.sleep(60)
 """
 
+DIES_BETWEEN_TWO_RENAMES = """
+import os, sys
+from pathlib import Path
+from qwenft_assets.atomic_writes import atomic_folder
+rename = Path.replace
+def die_instead(self, target):
+    if self.name.endswith(".part"):
+        os.kill(os.getpid(), 9)
+    return rename(self, target)
+Path.replace = die_instead
+with atomic_folder(Path(sys.argv[1])) as part:
+    (part / "new.txt").write_text("new")
+"""
+
 
 def names_in(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
@@ -127,6 +141,47 @@ def test_old_folder_stays_when_the_block_raises(tmp_path):
         fail_in_mid_write()
     assert names_in(path) == ["old.txt"]
     assert names_in(tmp_path) == ["adapter"]
+
+
+def test_kill_between_the_two_renames_of_a_folder_loses_nothing(tmp_path):
+    path = tmp_path / "adapter"
+    path.mkdir()
+    (path / "old.txt").write_text("old")
+    command = [sys.executable, "-c", DIES_BETWEEN_TWO_RENAMES, str(path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    assert not path.exists(), "this test needs the moment in which the folder stands aside"
+    Storage(tmp_path).recover()
+    assert names_in(path) == ["old.txt"]
+    assert names_in(tmp_path) == ["adapter"]
+
+
+def test_recovery_leaves_what_a_living_process_writes(tmp_path):
+    with atomic_folder(tmp_path / "adapter") as part, atomic_path(tmp_path / "text") as text:
+        text.write_text("new")
+        Storage(tmp_path).recover()
+        assert part.is_dir()
+    assert names_in(tmp_path) == ["adapter", "text"]
+
+
+def test_recovery_removes_what_killed_writes_left(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", DIES_IN_MID_WRITE, str(tmp_path / "text")],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.kill()
+    assert len(names_in(tmp_path)) == 1
+    Storage(tmp_path).recover()
+    assert names_in(tmp_path) == []
+
+
+def test_too_little_space_is_told_with_what_is_missing(tmp_path):
+    storage = Storage(tmp_path)
+    storage.require_free(0.0, "nothing")
+    with pytest.raises(StorageError, match=r"GiB free, a whale needs 1000000\.0\. Free \d"):
+        storage.require_free(1e6, "a whale")
 
 
 def test_root_is_created_and_left_empty(tmp_path):

@@ -74,7 +74,9 @@ def evaluation(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
-        training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
+        training = plan_training(
+            config, recipe, storage, gpu.resolve(config.training, context.log.info).type
+        )
         job = plan_evaluation(config, training, storage)
         with storage.lock(f"evaluation-{recipe}"):
             result = read_evaluation(storage, recipe, job.adapter_version)

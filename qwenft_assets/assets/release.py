@@ -20,6 +20,7 @@ from qwenft_assets.evaluation.job import plan_evaluation
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.release.history import read_history
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
+from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
 from qwenft_assets.rows import short_hash
@@ -58,6 +59,9 @@ def release(
         storage = project.storage(config)
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
         report = release_adapter(config, plan_evaluation(config, training, storage), storage)
+        pruned = prune_versions(config, recipe, storage)
+    if pruned:
+        context.log.info("release %s: removed old versions %s", recipe, ", ".join(pruned))
     outcome = "released" if report.released else "refused"
     again = " (decided before)" if report.reused else ""
     reasons = "; ".join(report.reasons)
@@ -79,7 +83,12 @@ def release(
         metadata = champion_metadata(storage, recipe, report.champion or {})
         yield dg.MaterializeResult(
             data_version=champion_data_version(report.champion or {}),
-            metadata={**metadata, "candidate": report.version, "unchanged": report.reused},
+            metadata={
+                **metadata,
+                "candidate": report.version,
+                "unchanged": report.reused,
+                **({"removed_versions": pruned} if pruned else {}),
+            },
             check_results=[check],
         )
         return

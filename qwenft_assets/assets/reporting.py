@@ -5,7 +5,7 @@ Rows are untrusted text: they are shown as table cells, never as Markdown or HTM
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,28 @@ COLUMN_SCHEMA = dg.TableSchema([dg.TableColumn(name, "string") for name in ROW_C
 
 @contextmanager
 def one_line_failures() -> Iterator[None]:
-    """Turn a mistake the user can mend into a failure whose description is that one line."""
+    """Turn a mistake the user can mend into a failure whose description is that one line.
+
+    A run that is interrupted, by Ctrl-C or SIGTERM, is marked as cancelled and not as failed.
+    """
     try:
         yield
+    except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
+        _mark_as_cancelled()
+        raise
     except QwenftError as error:
         raise dg.Failure(
             description=str(error), metadata={"error": type(error).__name__}, allow_retries=False
         ) from error
+
+
+def _mark_as_cancelled() -> None:
+    """Say that the present run is being cancelled, unless the UI's Terminate has said so."""
+    with suppress(dg.DagsterInvariantViolationError):  # there is no run outside of one
+        context = dg.AssetExecutionContext.get()
+        run = context.instance.get_run_by_id(context.run_id)
+        if run is not None and run.status == dg.DagsterRunStatus.STARTED:
+            context.instance.report_run_canceling(run)
 
 
 def count_table(counts: Mapping[str, int], label: str) -> dg.TableMetadataValue:

@@ -16,7 +16,8 @@ from qwenft_assets.resources import (
     recipe_of_partition,
 )
 from qwenft_assets.storage import sha256_of_file
-from qwenft_assets.training.job import CODE_VERSION, plan_training, training_record
+from qwenft_assets.training.feasibility import in_one_line, require_feasible
+from qwenft_assets.training.job import CODE_VERSION, plan_training, whole_adapter
 from qwenft_assets.training.loss_curve import thumbnail
 
 SHOWN_FIGURES = (
@@ -70,12 +71,14 @@ def lora_adapter(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
-        device = gpu.resolve(config.training)
+        device = gpu.resolve(config.training, context.log.info)
         job = plan_training(config, recipe, storage, device.type)
         with storage.lock(f"lora_adapter-{recipe}"):
-            record = training_record(storage, recipe, job.version)
+            record = whole_adapter(storage, recipe, job.version)
             reused = record is not None
             if record is None:
+                plan = require_feasible(config, recipe, storage, device)
+                context.log.info("lora_adapter %s: %s", recipe, in_one_line(*plan))
                 context.log.info(
                     "lora_adapter %s: training %s on %s", recipe, job.version, device.name
                 )

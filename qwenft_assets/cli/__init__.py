@@ -9,6 +9,7 @@ from rich.console import Console
 from qwenft_assets.cli.chat import chat
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
+from qwenft_assets.cli.plan import plan
 from qwenft_assets.cli.publish import publish
 from qwenft_assets.cli.releases import releases
 from qwenft_assets.cli.run import demo, run, sample
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, sample, infer, chat, serve, publish, verify, doctor, ui):
+for command in (demo, run, plan, sample, infer, chat, serve, publish, verify, doctor, ui):
     app.command()(command)
 app.add_typer(releases, name="releases")
 

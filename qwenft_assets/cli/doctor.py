@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 from packaging.requirements import Requirement
@@ -19,6 +19,9 @@ from rich.table import Table
 from qwenft_assets.cli.options import ConfigOption, JsonOption, load, storage_of, use_dagster_home
 from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
+from qwenft_assets.integrity import check_artifacts
+from qwenft_assets.progress import progress_bar
+from qwenft_assets.storage import Storage
 
 MIN_FREE_DISK_GIB = {"demo": 2.0}
 MIN_FREE_DISK_GIB_OTHER = 40.0
@@ -33,10 +36,16 @@ class Examined(NamedTuple):
     found: str
 
 
-def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
+def doctor(
+    config: ConfigOption = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read every artifact again, against its hashes.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
     """Check versions against their caps, config, device, disk, base model, storage, instance.
 
-    Example: `qwenft doctor --config configs/qwen2.5-7b.yaml`
+    Examples: `qwenft doctor --config configs/qwen2.5-7b.yaml`, `qwenft doctor --verify`
     """
     settings = load(config)
     looks: dict[str, Callable[[], str]] = {
@@ -50,6 +59,8 @@ def doctor(config: ConfigOption = None, as_json: JsonOption = False) -> None:
         "dagster": _dagster,
     }
     results = [_examine(name, look) for name, look in looks.items()]
+    if verify:
+        results += _artifacts(storage_of(settings))
     if as_json:
         print(json.dumps([result._asdict() for result in results], indent=2))
     else:
@@ -67,6 +78,18 @@ def _examine(name: str, look: Callable[[], str]) -> Examined:
         return Examined(name, True, look())
     except QwenftError as error:
         return Examined(name, False, str(error))
+
+
+def _artifacts(storage: Storage) -> list[Examined]:
+    """Each artifact by its place below the root, with the hashes of its files."""
+    with progress_bar("reading artifacts") as report_progress:
+        results: list[Examined] = []
+        for checked in check_artifacts(storage):
+            name = str(checked.folder.relative_to(storage.root))
+            found = checked.problem or f"{checked.files} files as recorded"
+            results.append(Examined(name, checked.problem is None, found))
+            report_progress(len(results), 0, name)
+    return results or [Examined("artifacts", True, f"none below {storage.root} yet")]
 
 
 def _packages() -> str:

@@ -4,11 +4,19 @@ import json
 import os
 import sys
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
 import typer
 
+from qwenft_assets.cli.gpu_queue import (
+    EXIT_INTERRUPTED,
+    INTERRUPTED,
+    end_stale_runs,
+    process_tag,
+    telling_who_holds_the_gpu,
+)
 from qwenft_assets.cli.options import (
     ConfigOption,
     JsonOption,
@@ -20,9 +28,12 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
+from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
 """The rebuild went through, and the release gate said no to its adapter."""
+UNEXPECTED_TERMINATION = "UNEXPECTED_TERMINATION"
+"""Dagster's word for a signal that nobody asked it to send."""
 
 
 def demo(as_json: JsonOption = False) -> None:
@@ -99,6 +110,7 @@ def rebuild(
     started = time.monotonic()
     storage = storage_of(config)
     storage.ensure_writable()
+    require_feasible_here(config, recipe, storage)
     use_dagster_home()
 
     import dagster as dg
@@ -139,17 +151,29 @@ def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, Sour
 
 
 def _execute(
-    instance: Any, job_name: str, ops: dict[str, Any] | None = None, **options: Any
+    instance: Any,
+    job_name: str,
+    ops: dict[str, Any] | None = None,
+    tags: dict[str, str] | None = None,
+    **options: Any,
 ) -> tuple[list[str], GateRefusedError | None]:
     """Run a job in this process; returns the assets found unchanged, and the gate's refusal."""
     from qwenft_assets.definitions import defs
 
-    result = defs.resolve_job_def(job_name).execute_in_process(
-        instance=instance,
-        raise_on_error=False,
-        run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
-        **options,
-    )
+    end_stale_runs(instance)
+    run_id = str(uuid.uuid4())
+    with telling_who_holds_the_gpu(instance, run_id):
+        result = defs.resolve_job_def(job_name).execute_in_process(
+            instance=instance,
+            raise_on_error=False,
+            run_id=run_id,
+            run_config={"loggers": {"terminal": {}}, "ops": ops or {}},
+            tags={**(tags or {}), **process_tag()},
+            **options,
+        )
+    if _was_interrupted(instance, result):
+        print(INTERRUPTED, file=sys.stderr)
+        raise typer.Exit(EXIT_INTERRUPTED)
     failures = [
         _error_of(event.step_failure_data) for event in result.all_events if event.is_step_failure
     ]
@@ -160,6 +184,18 @@ def _execute(
     if not (result.success or refusals):
         raise RuntimeError(f"{job_name} failed in run {result.run_id}; `qwenft ui` shows its log")
     return _unchanged(result), next(iter(refusals), None)
+
+
+def _was_interrupted(instance: Any, result: Any) -> bool:
+    """Whether Ctrl-C or SIGTERM ended the run; one that had no step at hand is marked here."""
+    import dagster as dg
+
+    run = instance.get_run_by_id(result.run_id)
+    ends = [event.event_specific_data for event in result.all_events if event.is_job_failure]
+    if any(getattr(end.failure_reason, "value", "") == UNEXPECTED_TERMINATION for end in ends):
+        instance.report_run_canceled(run, "Interrupted between two steps.")
+        return True
+    return run.status is dg.DagsterRunStatus.CANCELED
 
 
 def _error_of(failure: Any) -> Exception:

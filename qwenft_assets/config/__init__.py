@@ -87,6 +87,12 @@ class Config(Section):
 
     name: str = Field(description="The file's name; also the default folder below data/out.")
     storage_root: str | None = Field(default=None, description="null: data/out/<name>.")
+    keep_versions: int | None = Field(
+        default=None,
+        ge=1,
+        description="Adapters of a recipe to keep, newest first; the champion, the one before it and "
+        "the last one trained stay in any case. null: all.",
+    )
     sources: SourcesConfig = SourcesConfig()
     mixture: MixtureConfig = MixtureConfig()
     training: TrainingConfig = TrainingConfig()

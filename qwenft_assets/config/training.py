@@ -83,6 +83,9 @@ class TrainingConfig(Section):
     )
     neftune_alpha: float | None = Field(default=5.0, gt=0, description="NEFTune noise; null: off.")
     evaluate_every_steps: int = Field(default=50, gt=0, description="Also saves a checkpoint.")
+    checkpoint_minutes: float = Field(
+        default=10, gt=0, description="Save a checkpoint at least so often: what a kill may cost."
+    )
     max_evaluations: int = Field(
         default=20, gt=0, description="While training; longer runs evaluate at wider intervals."
     )
@@ -91,5 +94,8 @@ class TrainingConfig(Section):
     )
     patience_evaluations: int | None = Field(
         default=None, gt=0, description="Stop after so many evaluations without a better loss."
+    )
+    max_hours: float = Field(
+        default=72, gt=0, description="A run planned to take longer is refused before it begins."
     )
     seed: int = 3407

@@ -33,6 +33,7 @@ from qwenft_assets.evaluation.perplexity import (
 from qwenft_assets.evaluation.pictures import draw_pictures
 from qwenft_assets.evaluation.report import render_report
 from qwenft_assets.inference.load import LoadedModel, load_model
+from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
 from qwenft_assets.mixture.frozen_eval import read_frozen_eval
@@ -43,6 +44,7 @@ from qwenft_assets.storage import (
     Storage,
     atomic_folder,
     read_parquet,
+    sha256_of_file,
     write_json,
     write_parquet,
     write_text,
@@ -73,8 +75,17 @@ def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> d
     Raises:
         EvaluationError: There is nothing to evaluate, or a loss is not finite.
     """
+    # A worker whose parent was killed may still be at it: the locks are its own.
+    storage = Storage(job.storage_root)
+    with storage.lock(f"evaluating-{job.recipe}", log), hold_device(job.device, log):
+        return _evaluate(job, storage, report_progress, log)
+
+
+def _evaluate(
+    job: EvaluationJob, storage: Storage, report_progress: ReportProgress, log: Log
+) -> dict[str, Any]:
     started = time.monotonic()
-    storage, settings = Storage(job.storage_root), job.settings
+    settings = job.settings
     device = "cuda" if job.device == "cuda" else "cpu"
     loaded = load_model(storage, job.recipe, job.adapter_version, job.base, job.training, device)
     who = [BASE, ADAPTER]
@@ -123,6 +134,8 @@ def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> d
         write_text(folder / "samples.jsonl", "".join(lines))
         pictures = draw_pictures(result, record.get("loss_history"), folder)
         write_text(folder / "report.md", render_report(result, samples, pictures))
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        result["files"] = {file.name: sha256_of_file(file) for file in files}
         write_json(folder / "evaluation.json", result)
     return result
 

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.errors import AdapterError
+from qwenft_assets.errors import AdapterError, DeviceError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
+from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
 from qwenft_assets.training.tokens import TokenRow
 
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
@@ -60,6 +61,25 @@ def losses_by_model(
         batch = [rows[n] for n in indices]
         for name in who:
             with acting_as(model, name):
-                found[name].update(zip(indices, span_losses(model, batch), strict=True))
+                found[name].update(zip(indices, _within_memory(model, batch), strict=True))
         report_progress(len(found[who[0]]), len(rows), "held-out rows")
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
+
+
+def _within_memory(model: Any, batch: Sequence[TokenRow]) -> list[SpanLosses]:
+    """Losses of a batch, cut in two as often as memory asks for: no row's loss depends on others."""
+    try:
+        return span_losses(model, batch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise DeviceError(
+                f"the evaluation ran out of memory with a single row of {len(batch[0].input_ids)} "
+                "tokens. End what else holds the GPU (nvidia-smi shows it), or lower "
+                "training.max_length_tokens."
+            ) from error
+    # Not in the handler: there the traceback still holds the tensors of the failed pass.
+    free_cached()
+    middle = len(batch) // 2
+    return [*_within_memory(model, batch[:middle]), *_within_memory(model, batch[middle:])]

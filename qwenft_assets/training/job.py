@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
+from qwenft_assets.integrity import is_whole
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
@@ -18,6 +19,7 @@ ENGINE = "peft"
 PLACEMENT_SETTINGS = {
     *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision"),
     *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
+    *("checkpoint_minutes", "max_hours"),
 }
 """Settings that say where and how to run, not what is learnt, or that the base's revision stands for."""
 RECORD_FILE = "training.json"
@@ -77,6 +79,13 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
 def training_record(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
     """The record of a finished adapter; None while there is none."""
     return read_json(storage.adapter(recipe, version) / RECORD_FILE)
+
+
+def whole_adapter(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
+    """The record of a finished adapter whose files are as it says; None while there is none."""
+    record = training_record(storage, recipe, version)
+    folder = storage.adapter(recipe, version)
+    return record if record is not None and is_whole(folder / RECORD_FILE) else None
 
 
 def latest_version(storage: Storage, recipe: str) -> str:

@@ -2,53 +2,74 @@
 
 import contextlib
 import dataclasses
-import math
+import errno
 import platform
 import shutil
 import time
 from collections import Counter
-from collections.abc import Sequence
-from importlib.metadata import version as installed_version
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.child_process import Log
+from safetensors import SafetensorError
+
+from qwenft_assets.child_process import Log, stop, stop_requested, stopping_between_steps
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.errors import TrainingError
+from qwenft_assets.errors import StorageError, TrainingError
+from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
-from qwenft_assets.storage import Storage, atomic_folder, read_json, write_json
-from qwenft_assets.training.attention import attention_path
+from qwenft_assets.storage import Storage
 from qwenft_assets.training.base_model import fetch_base_model
+from qwenft_assets.training.checkpoints import (
+    identity_of,
+    installed_versions,
+    newest_checkpoint,
+)
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
-from qwenft_assets.training.job import RECORD_FILE, TrainingJob
-from qwenft_assets.training.loss_curve import draw_loss_curve
+from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
+from qwenft_assets.training.publish import publish, what_came_of_it, what_was_trained
+from qwenft_assets.training.schedule import sequences
 from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
 from qwenft_assets.training.tokens import TokenRow, lengths_of, rows_to_train_on, tokenize_mixture
-from qwenft_assets.training.trainer import LossHistory, make_trainer, sequences
+from qwenft_assets.training.trainer import make_trainer
 
-LIBRARIES = ("torch", "transformers", "peft", "accelerate")
+DISK_FULL_SIGNS = ("No space left", "PytorchStreamWriter", "file write failed", "File too large")
 
 
 def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
     """Train, and publish `lora_adapter/<recipe>/<version>/` when everything in it is whole.
+
+    A run that was cut off goes on from its last checkpoint. Once this process is asked to stop, it
+    saves one after the step at hand, and ends.
 
     Returns:
         The training record, as in training.json.
 
     Raises:
         TrainingError: The loss is not finite, or there is nothing to learn from.
+        DeviceError: The GPU's memory does not suffice.
+        StorageError: The disk is full.
     """
+    # A worker whose parent was killed may still be saving: the locks are its own, not its parent's.
+    storage = Storage(job.storage_root)
+    with storage.lock(f"training-{job.recipe}", log), hold_device(job.device, log):
+        return _train(job, storage, report_progress, log)
+
+
+def _train(
+    job: TrainingJob, storage: Storage, report_progress: ReportProgress, log: Log
+) -> dict[str, Any]:
     import torch
     from transformers import set_seed
 
     started = time.monotonic()
-    storage, settings = Storage(job.storage_root), job.settings
+    settings = job.settings
     on_gpu = job.device == "cuda"
     log(f"base model {job.base.name} at {job.base.revision}")
     report_progress(0, 0, "fetching the base model")
@@ -72,14 +93,16 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     loaded = time.monotonic()
     set_seed(settings.seed)
     model = add_lora(load_base(base_folder, settings.weights, job.device), settings.lora)
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     plan = None
     if on_gpu:
         plan = plan_on_gpu(model, train_rows, eval_rows, settings)
         log(f"memory: {plan}")
-    history = LossHistory()
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    identity = identity_of(job.version, job.device, checkpoints)
+    last, history, problem = newest_checkpoint(checkpoints, identity)
+    if problem:
+        log(f"not gone on from: {problem}")
+    log(f"going on from {last.name}" if last else "training from the start")
     trainer = make_trainer(
         model,
         train_rows,
@@ -90,65 +113,56 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
         history=history,
         report_progress=report_progress,
         log=log,
+        identity=identity,
     )
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     train_started = time.monotonic()
     try:
-        trainer.train()
-    finally:
-        # The best checkpoint is in memory by now; after a failure none of them is of use.
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    ended = time.monotonic()
-    train_seconds = ended - train_started - history.eval_seconds
-    _require_finite(history)
+        with _disk_full_explained(checkpoints), stopping_between_steps():
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+    except TrainingError:
+        shutil.rmtree(checkpoints, ignore_errors=True)  # the same command would diverge again
+        raise
+    if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
+        log(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
+        stop()
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
     log(f"best checkpoint: step {best_step}, eval_loss {best_loss:.4f}")
     record = {
-        "version": job.version,
-        "recipe": job.recipe,
-        "mixture_version": job.mixture_version,
-        "base_model": job.base.name,
-        "base_revision": job.base.revision,
-        "base_path": str(base_folder),
-        "engine": job.engine,
-        "batching": settings.batching,
-        "attention": "sdpa" if settings.batching == "padded" else attention_path(job.device),
+        **what_was_trained(job, train_rows, len(eval_rows), rows, base_folder, model),
+        **what_came_of_it(history, trainer.state.global_step),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
         "memory_plan": dataclasses.asdict(plan) if plan else None,
-        "settings": settings.model_dump(mode="json"),
-        "train_rows": len(train_rows),
-        "train_sequences": len(sequences(train_rows, settings)),
-        "eval_rows": len(eval_rows),
-        "truncated_rows": int((rows.whole_lengths > settings.max_length_tokens).sum()),
-        "steps": trainer.state.global_step,
-        "tokens_per_step": round(history.train_tokens / max(trainer.state.global_step, 1), 1),
-        "best_step": best_step,
-        "best_eval_loss": best_loss,
-        "final_train_loss": history.train[-1][1],
-        "train_tokens": history.train_tokens,
-        "padding_tokens": history.padding_tokens,
-        "tokens_per_second": round(history.train_tokens / train_seconds, 1),
-        "train_seconds": round(train_seconds, 1),
-        "eval_seconds": round(history.eval_seconds, 1),
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_phase": {
             "tokenize": round(loaded - started, 1),
             "load": round(train_started - loaded, 1),
-            "train": round(train_seconds, 1),
+            "train": round(history.seconds - history.eval_seconds, 1),
             "evaluate": round(history.eval_seconds, 1),
         },
         "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
-        "trainable_parameters": trainable,
-        "loss_history": {
-            "train": history.train,
-            "eval": history.eval,
-            "learning_rate": history.learning_rate,
-        },
-        "versions": {name: installed_version(name) for name in LIBRARIES},
+        "versions": installed_versions(),
     }
-    _publish(trainer.model, tokenizer, record, history, storage, job)
+    record = publish(trainer.model, tokenizer, record, history, storage, job)
+    shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in the adapter by now
     return record
+
+
+@contextlib.contextmanager
+def _disk_full_explained(checkpoints: Path) -> Iterator[None]:
+    """The libraries that write checkpoints tell of a full disk in ways of their own."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        words = str(error)
+        told = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EFBIG}
+        if told or any(sign in words for sign in DISK_FULL_SIGNS):
+            raise StorageError(
+                f"{checkpoints}: a checkpoint cannot be written ({words.splitlines()[0][:120]}). "
+                "Free space; the same command goes on from the checkpoint before."
+            ) from error
+        raise
 
 
 def plan_on_gpu(
@@ -173,7 +187,7 @@ def plan_on_gpu(
             min((settings.max_vram_gib - CONTEXT_GIB) / total, 1.0)
         )
     lengths = lengths_of(train_rows)
-    of_sequences = [sum(lengths[n] for n in group) for group in sequences(train_rows, settings)]
+    of_sequences = [sum(lengths[n] for n in group) for group in sequences(lengths, settings)]
     return plan_memory(
         shape_of(model.get_base_model().config),
         settings,
@@ -199,43 +213,6 @@ def choose_eval_rows(rows: Sequence[TokenRow], limit: int | None, seed: int) -> 
             room[row.source] -= 1
             chosen.append(row)
     return chosen
-
-
-def _require_finite(history: LossHistory) -> None:
-    for name, points in (("train", history.train), ("eval", history.eval)):
-        for step, loss in points:
-            if not math.isfinite(loss):
-                raise TrainingError(
-                    f"{name} loss is {loss} at step {step}: training diverged, nothing was saved. "
-                    "Lower training.peak_learning_rate, or use weights: bf16."
-                )
-
-
-def _publish(
-    model: Any,
-    tokenizer: Any,
-    record: dict[str, Any],
-    history: LossHistory,
-    storage: Storage,
-    job: TrainingJob,
-) -> None:
-    with atomic_folder(storage.adapter(job.recipe, job.version)) as folder:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        # PEFT's model card names a path of this machine as the base.
-        (folder / "README.md").unlink(missing_ok=True)
-        _name_base(folder / "adapter_config.json", job)
-        draw_loss_curve(history.train, history.eval, folder / "loss.png")
-        write_json(folder / RECORD_FILE, record)
-    pointer = storage.adapters(job.recipe) / "latest.json"
-    write_json(pointer, {"version": job.version})
-
-
-def _name_base(adapter_config: Path, job: TrainingJob) -> None:
-    config = read_json(adapter_config) or {}
-    config["base_model_name_or_path"] = job.base.name
-    config["revision"] = job.base.revision if job.base.kind == "hub" else None
-    write_json(adapter_config, config)
 
 
 def silence_libraries() -> None:

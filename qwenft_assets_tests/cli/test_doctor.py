@@ -10,6 +10,7 @@ import typer
 from qwenft_assets.cli.doctor import _dagster, _disk, _examine, _packages, _storage, doctor
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import QwenftError
+from qwenft_assets.storage import sha256_of_file, write_json
 from qwenft_assets_tests.commands import make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
@@ -144,3 +145,28 @@ def test_what_is_wrong_stands_in_the_table_and_the_exit_code_is_2(deployment, mo
     assert line.split()[0] == "no"
     assert f"{broken}/out: storage root cannot be written" in line
     assert [text for text in lines if text.split()[:2] == ["ok", "packages"]]
+
+
+def test_verify_reads_every_artifact_again(deployment, capsys):
+    folder = deployment.storage / "source_sample" / "slimorca"
+    folder.mkdir(parents=True)
+    rows = folder / "rows.parquet"
+    rows.write_bytes(b"rows")
+    write_json(folder / "manifest.json", {"sha256": sha256_of_file(rows)})
+
+    def looked_at():
+        found = json.loads(capsys.readouterr().out)
+        return next(look for look in found if look["name"] == "source_sample/slimorca")
+
+    doctor(verify=True, as_json=True)
+    assert looked_at() == {
+        "name": "source_sample/slimorca",
+        "ok": True,
+        "found": "1 files as recorded",
+    }
+    rows.write_bytes(b"row5")
+    with pytest.raises(typer.Exit):
+        doctor(verify=True, as_json=True)
+    damaged = looked_at()
+    assert not damaged["ok"]
+    assert damaged["found"].startswith(f"{rows} is damaged: another sha256. Delete {folder}")

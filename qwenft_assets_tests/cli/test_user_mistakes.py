@@ -5,6 +5,7 @@ import json
 import pytest
 
 from qwenft_assets_tests.commands import make_deployment
+from qwenft_assets_tests.tiny_model import write_tiny_model
 
 ROW = {"instruction": "What is a transistor?", "input": "", "output": "A switch."}
 
@@ -34,10 +35,14 @@ def test_reports_that_cannot_be_used(tmp_path, content, wanted):
     reports = tmp_path / "my_dataset.json"
     if content is not None:
         reports.write_text(content, encoding="utf-8")
-    deployment = make_deployment(tmp_path / "deployment", "unused", reports)
+    write_tiny_model(
+        tmp_path / "base"
+    )  # a base model that cannot be had is told before the reports
+    deployment = make_deployment(tmp_path / "deployment", tmp_path / "base", reports)
     one_line(deployment.run("qwenft", "run"), wanted=[str(reports), *wanted])
-    left = [path.name for path in deployment.storage.rglob("*") if path.is_file()]
-    assert [name for name in left if not name.endswith(".lock")] == []
+    left = [path for path in deployment.storage.rglob("*") if path.is_file()]
+    made = [path for path in left if path.parent.name not in {".locks", "base_models"}]
+    assert made == []
 
 
 @pytest.mark.parametrize(

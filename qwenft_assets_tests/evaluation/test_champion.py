@@ -16,9 +16,9 @@ from qwenft_assets.mixture.frozen_eval import read_frozen_eval
 from qwenft_assets.progress import no_progress
 from qwenft_assets.release.registry import promote, read_champion, release_adapter, rollback
 from qwenft_assets.storage import Storage, read_parquet, write_parquet
+from qwenft_assets.training.forward_passes import mean_loss
 from qwenft_assets.training.job import plan_training
 from qwenft_assets.training.tokens import tokenize_mixture
-from qwenft_assets.training.trainer import mean_loss
 from qwenft_assets_tests.evaluation.trained import (
     Trained,
     ignore_line,

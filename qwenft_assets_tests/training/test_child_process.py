@@ -12,14 +12,14 @@ from pydantic import BaseModel
 
 from qwenft_assets.child_process import EXIT_INTERRUPTED, PARENT_VARIABLE
 from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.errors import TrainingError
+from qwenft_assets.errors import TrainingError, WorkerError
 from qwenft_assets.resources import WorkerResource
 
 WORKER = """
 import os, sys, time
 from pydantic import BaseModel
 from qwenft_assets.child_process import run_job
-from qwenft_assets.errors import TrainingError
+from qwenft_assets.errors import TrainingError, WorkerError
 
 class Job(BaseModel):
     what: str
@@ -30,6 +30,8 @@ def work(job, log):
         raise TrainingError("rows.parquet: line 3 is bad. Mend it.")
     if job.what == "bug":
         raise KeyError("a bug")
+    if job.what == "killed":
+        os.kill(os.getpid(), 9)
     if job.what == "sleep":
         print(os.getpid(), flush=True)
         time.sleep(600)
@@ -79,9 +81,16 @@ def test_a_mistake_of_the_user_is_raised_as_it_was(on_path):
 
 
 def test_a_bug_fails_the_step_and_keeps_its_traceback(on_path, capfd):
-    with pytest.raises(Exception, match="External execution process failed with code 1"):
+    with pytest.raises(RuntimeError, match="odd_worker failed with code 1"):
         run_worker("bug")
     assert "KeyError: 'a bug'" in capfd.readouterr().err
+
+
+def test_a_worker_that_the_system_kills_is_explained(on_path):
+    with pytest.raises(
+        WorkerError, match=r"was killed \(exit 137\), most likely because main memory"
+    ):
+        run_worker("killed")
 
 
 def test_a_killed_parent_takes_its_worker_along(on_path):
@@ -109,15 +118,19 @@ def test_a_killed_parent_takes_its_worker_along(on_path):
     ],
 )
 def test_a_worker_whose_parent_is_gone_already_ends_at_once(parent, code):
+    from_parent, held_by_parent = os.pipe()
     answer = subprocess.run(
         [
             sys.executable,
             "-c",
-            "from qwenft_assets import child_process as c; c._die_with_parent()",
+            "from qwenft_assets import child_process as c; c._obey_stop_requests()",
         ],
         env={**os.environ, "PYTHONPATH": str(PROJECT_ROOT), PARENT_VARIABLE: str(parent())},
+        stdin=from_parent,
         check=False,
     )
+    os.close(from_parent)
+    os.close(held_by_parent)
     assert answer.returncode == code
 
 

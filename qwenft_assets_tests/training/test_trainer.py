@@ -11,9 +11,11 @@ import pytest
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.training.engines.peft import add_lora, load_base
+from qwenft_assets.training.forward_passes import mean_loss
+from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.loss import row_losses
 from qwenft_assets.training.tokens import TokenRow
-from qwenft_assets.training.trainer import LossHistory, make_trainer, mean_loss
+from qwenft_assets.training.trainer import make_trainer
 from qwenft_assets_tests.training.tiny_rows import token_rows
 
 TRAIN_ROWS = token_rows(*[5 + (n * 23) % 57 for n in range(24)])

@@ -1,0 +1,51 @@
+"""Old adapter versions, removed where the config asks for it; the champion and the one before never."""
+
+import shutil
+from pathlib import Path
+
+from qwenft_assets.config import Config, RecipeName
+from qwenft_assets.release.history import champions_in_turn, read_history
+from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.training.job import RECORD_FILE
+
+KEPT_CHAMPIONS = 2
+"""The champion, and what a rollback would bring back."""
+
+
+def prune_versions(config: Config, recipe: RecipeName, storage: Storage) -> list[str]:
+    """Remove adapters, with their evaluations, beyond the newest `keep_versions`.
+
+    Kept beside these: the champion, the one before it, and the version trained last. What was decided
+    about the removed ones stays in history.jsonl.
+
+    Returns:
+        The versions removed, oldest first.
+    """
+    if config.keep_versions is None:
+        return []
+    with storage.lock(f"release-{recipe}"):
+        kept = _in_use(storage, recipe)
+        folders = [path.parent for path in storage.adapters(recipe).glob(f"*/{RECORD_FILE}")]
+        folders = [folder for folder in folders if not folder.name.startswith(".")]
+        folders.sort(key=_trained_at)
+        removed = [
+            folder.name for folder in folders[: -config.keep_versions] if folder.name not in kept
+        ]
+        for version in removed:
+            for folder in (storage.evaluation(recipe, version), storage.adapter(recipe, version)):
+                shutil.rmtree(folder, ignore_errors=True)
+    return removed
+
+
+def _in_use(storage: Storage, recipe: RecipeName) -> set[str]:
+    used: set[str] = set()
+    champion = read_json(storage.release(recipe) / "champion.json")
+    if champion is not None:
+        turn = champions_in_turn(read_history(storage, recipe), champion["version"])
+        used |= {champion["version"], *turn[-KEPT_CHAMPIONS:]}
+    latest = read_json(storage.adapters(recipe) / "latest.json")
+    return used | ({latest["version"]} if latest else set())
+
+
+def _trained_at(folder: Path) -> float:
+    return (folder / RECORD_FILE).stat().st_mtime

@@ -1,0 +1,86 @@
+"""Whether a run makes sense here: refused before it begins where it does not fit, or is absurd."""
+
+import dataclasses
+
+from qwenft_assets.config import Config, RecipeName, TrainingConfig
+from qwenft_assets.errors import ConfigError
+from qwenft_assets.storage import Storage
+from qwenft_assets.training.device import Device, find_gpus, resolve_device
+from qwenft_assets.training.forecast import Forecast, Work, disk_gib, forecast, work_of
+
+FREE_OF_AN_IDLE_GPU = 0.98
+
+
+def require_feasible(
+    config: Config, recipe: RecipeName, storage: Storage, device: Device
+) -> tuple[Work, Forecast]:
+    """What a run is and takes on a device.
+
+    Raises:
+        DeviceError: It does not fit into the GPU's memory.
+        ConfigError: It would evaluate more than it trains, or take longer than `max_hours`.
+        StorageError: The disk has no room for it.
+        BaseModelError: The base model cannot be found.
+    """
+    settings = config.training
+    work = work_of(config, recipe, storage)
+    _require_sane_evaluations(work)
+    on_device = forecast(work, settings, storage, device)
+    _require_hours(work, on_device, settings)
+    needed = disk_gib(work, settings, storage)
+    storage.require_free(sum(needed.values()), f"a {recipe} run")
+    return work, on_device
+
+
+def require_feasible_here(config: Config, recipe: RecipeName, storage: Storage) -> None:
+    """The same at the start of a run, for this machine once other work has left its GPU.
+
+    Raises:
+        QwenftError: As `require_feasible`; also where the config needs a GPU and there is none.
+    """
+    gpus = [
+        dataclasses.replace(gpu, free_vram_gib=FREE_OF_AN_IDLE_GPU * gpu.total_vram_gib)
+        for gpu in find_gpus()
+    ]
+    device = resolve_device(config.training, config.training.device, gpus)
+    require_feasible(config, recipe, storage, device)
+
+
+def in_one_line(work: Work, on_device: Forecast) -> str:
+    """What a run is, for its log."""
+    return (
+        f"{work.train_rows:,} rows, {work.train_tokens / 1e6:,.2f} M tokens in {work.steps:,} "
+        f"steps, {work.evaluations} evaluations of {work.rows_an_evaluation} rows; about "
+        f"{in_words(on_device.hours)} at {on_device.speed.tokens_per_second:,.0f} tokens/s "
+        f"({on_device.speed.known_from})"
+    )
+
+
+def in_words(hours: float) -> str:
+    """A time in the unit that people would say it in."""
+    if hours < 1:
+        return f"{max(hours * 60, 1):.0f} min"
+    return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"  # noqa: PLR2004
+
+
+def _require_sane_evaluations(work: Work) -> None:
+    # An evaluation only reads: half the products of a training token, and less.
+    if work.evaluation_tokens <= 2 * work.train_tokens:
+        return
+    times = work.evaluation_tokens / work.train_tokens
+    raise ConfigError(
+        f"{work.evaluations:,} evaluations of {work.rows_an_evaluation:,} rows while training would "
+        f"read {times:.0f} times as many tokens as are trained on. Set training.max_eval_rows (512 by "
+        "default) or training.max_evaluations (20) lower; all rows are evaluated once after training."
+    )
+
+
+def _require_hours(work: Work, on_device: Forecast, settings: TrainingConfig) -> None:
+    if on_device.hours <= settings.max_hours:
+        return
+    raise ConfigError(
+        f"training {work.train_tokens / 1e6:,.0f} M tokens on {on_device.where} would take "
+        f"{in_words(on_device.hours)} at {on_device.speed.tokens_per_second:,.1f} tokens/s "
+        f"({on_device.speed.known_from}), and training.max_hours is {settings.max_hours:g}. Use a "
+        "faster device, fewer mixture.recipes rows or epochs, or raise training.max_hours."
+    )

@@ -1,0 +1,130 @@
+"""How the sequences of an optimizer step go through the model.
+
+How these are cut into forward passes is a matter of memory and changes no loss: each pass adds its sum
+over tokens, divided by the tokens of the whole step.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from qwenft_assets.config import TrainingConfig
+from qwenft_assets.errors import TrainingError
+from qwenft_assets.training.batches import flatten
+from qwenft_assets.training.decoder import FlatDecoder
+from qwenft_assets.training.head import losses, sum_of_losses
+from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.loss import batches_by_length, row_losses
+from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan
+from qwenft_assets.training.padded import padded_sum_of_losses
+from qwenft_assets.training.tokens import TokenRow
+
+if TYPE_CHECKING:
+    import torch
+
+EVAL_BATCH_TOKENS = 4_096
+
+
+@dataclass
+class Passes:
+    """How the sequences of a step go through the model."""
+
+    model: Any
+    decoder: FlatDecoder | None
+    """None: padded rectangles through the model's own forward."""
+    max_tokens: int
+    max_rows: int | None
+    checkpointing: bool
+    last_tokens: int = 0
+    """Of the pass that was begun last."""
+
+    def halve(self) -> None:
+        """Take half the tokens of the last pass into one, and keep less of each layer."""
+        self.max_tokens = max(min(self.max_tokens, self.last_tokens) // 2, 1)
+        if self.max_rows is not None:
+            self.max_rows = max(self.max_rows // 2, 1)
+        if self.decoder is not None:
+            self.checkpointing = True
+
+    def sum_of_losses(
+        self, rows: Sequence[TokenRow], settings: TrainingConfig, device: str, history: LossHistory
+    ) -> "torch.Tensor":
+        """Summed negative log-likelihood of rows in one pass, differentiable."""
+        self.last_tokens = sum(len(row.input_ids) for row in rows)
+        history.train_tokens += self.last_tokens
+        if self.decoder is None:
+            padded, padding_tokens = padded_sum_of_losses(
+                self.model, rows, settings.supervise, settings.neftune_alpha
+            )
+            history.padding_tokens += padding_tokens
+            return padded
+        batch = flatten(rows, settings.supervise, device)
+        hidden = self.decoder.hidden_states(
+            batch,
+            noise_alpha=settings.neftune_alpha,
+            training=True,
+            checkpointing=self.checkpointing,
+        )
+        counted = hidden.index_select(0, batch.counted)
+        return sum_of_losses(counted, self.decoder.head, batch.targets[batch.counted])
+
+    def mean_loss(self, rows: Sequence[TokenRow], supervise: str, device: str) -> float:
+        """Nats per supervised token over all rows together, without noise or gradient."""
+        if self.decoder is None:
+            return mean_loss(self.model, rows, supervise)
+        import torch
+
+        total, tokens = 0.0, 0
+        with torch.inference_mode():
+            for indices in batches_by_length(rows, max(self.max_tokens, 1)):
+                batch = flatten([rows[n] for n in indices], supervise, device)
+                self.last_tokens = sum(batch.lengths)
+                hidden = self.decoder.hidden_states(batch)[batch.counted]
+                of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
+                total += float(of_tokens.double().sum())
+                tokens += len(of_tokens)
+        return total / _positive(tokens)
+
+
+def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> Passes:
+    """How this run's steps go through the model.
+
+    Args:
+        model: The PeftModel.
+        settings: Of the run.
+        plan: What memory allows; None on a CPU.
+    """
+    tokens = plan.micro_batch_tokens if plan else CPU_MICRO_BATCH_TOKENS
+    decoder = None
+    if settings.batching != "padded":
+        decoder = FlatDecoder(
+            model, weights=settings.weights, keep_4bit=plan.keep_4bit if plan else False
+        )
+    checkpointing = plan.checkpointing if plan else settings.gradient_checkpointing is True
+    if decoder is None and checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return Passes(
+        model,
+        decoder,
+        settings.micro_batch_tokens or tokens,
+        settings.micro_batch_rows,
+        checkpointing,
+    )
+
+
+def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
+    """Nats per supervised token over all rows together, by the model's own forward."""
+    found = [
+        loss
+        for batch in batches_by_length(rows, EVAL_BATCH_TOKENS)
+        for loss in row_losses(model, [rows[n] for n in batch], supervise)
+    ]
+    return sum(loss.nll for loss in found) / _positive(sum(loss.tokens for loss in found))
+
+
+def _positive(tokens: int) -> int:
+    if tokens == 0:
+        raise TrainingError(
+            "no held-out row keeps a token that carries loss. Raise training.max_length_tokens."
+        )
+    return tokens

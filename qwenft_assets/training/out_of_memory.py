@@ -1,0 +1,118 @@
+"""When memory runs out in mid-step: smaller passes, the same optimizer step; twice, then a message."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from qwenft_assets.child_process import Log
+from qwenft_assets.config import TrainingConfig
+from qwenft_assets.errors import DeviceError
+from qwenft_assets.training.device import GIB
+from qwenft_assets.training.forward_passes import Passes
+from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.memory import (
+    MemoryPlan,
+    ModelShape,
+    activation_bytes_per_token,
+    fixed_gib,
+    shape_of,
+)
+
+MAX_HALVINGS = 2
+
+Result = TypeVar("Result")
+
+
+class OutOfMemory:
+    """Retries what ran out of memory with passes of half the size."""
+
+    def __init__(
+        self,
+        passes: Passes,
+        settings: TrainingConfig,
+        plan: MemoryPlan | None,
+        model: Any,
+        history: LossHistory,
+        log: Log,
+    ) -> None:
+        self.passes, self.settings, self.plan = passes, settings, plan
+        self.model, self.history, self.log = model, history, log
+        self.halvings = 0
+
+    def retried(self, work: Callable[[], Result], step: int) -> Result:
+        """The result of `work`, which is begun anew after each halving.
+
+        Raises:
+            DeviceError: It ran out of memory once more; says which settings help, and by how much.
+        """
+        before = self.history.train_tokens, self.history.padding_tokens
+        while True:
+            try:
+                return work()
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                problem = str(error).splitlines()[0]
+            # Not in the handler: there the traceback still holds the tensors of the failed pass.
+            self.history.train_tokens, self.history.padding_tokens = before
+            self._halve(step, problem)
+
+    def _halve(self, step: int, problem: str) -> None:
+        if self.halvings >= MAX_HALVINGS:
+            raise DeviceError(self._advice(step))
+        self.halvings += 1
+        self.history.halved_at.append(step)
+        self.passes.halve()
+        self.log(
+            f"out of memory at step {step} ({problem}): passes of {self.passes.max_tokens} tokens "
+            "from here on; the optimizer step stays as it is"
+        )
+        free_cached()
+
+    def _advice(self, step: int) -> str:
+        shape = shape_of(self.model.get_base_model().config)
+        settings, length = self.settings, self.settings.max_length_tokens
+        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        # By now layers are computed again: that is of no more help.
+        of_row = activation_bytes_per_token(shape, checkpointing=True) * length / GIB
+        optimizer = fixed_gib(shape, settings, trainable, keep_4bit=False)["optimizer"]
+        where = f"{self.plan.peak_gib:.1f} GiB were planned" if self.plan else "on the CPU"
+        return (
+            f"out of memory at step {step} with passes of {self.passes.max_tokens} tokens, halved "
+            f"{MAX_HALVINGS} times already ({where}). What helps: {self._lighter_weights(shape)}; "
+            f"training.max_length_tokens: {length // 2} (a row keeps {of_row / 2:.2f} GiB instead of "
+            f"{of_row:.2f}); training.lora.rank: {max(settings.lora.rank // 2, 1)} (the optimizer "
+            f"takes {optimizer / 2:.2f} GiB instead of {optimizer:.2f}). The same command goes on "
+            "from the last checkpoint where only max_vram_gib changes."
+        )
+
+    def _lighter_weights(self, shape: ModelShape) -> str:
+        settings = self.settings
+        lighter = "nf4" if self.plan else "bf16"
+        now = fixed_gib(shape, settings, 0, keep_4bit=bool(self.plan and self.plan.keep_4bit))
+        if self.plan and self.plan.keep_4bit:
+            return (
+                "training.max_vram_gib below what other processes leave free, which nvidia-smi "
+                f"shows (the weights take {now['weights']:.2f} GiB already)"
+            )
+        then = fixed_gib(
+            shape, settings.model_copy(update={"weights": lighter}), 0, keep_4bit=lighter == "nf4"
+        )
+        gain = f"the weights take {then['weights']:.2f} GiB instead of {now['weights']:.2f}"
+        if settings.weights == "nf4":
+            return f"training.max_vram_gib: {now['weights']:.0f} ({gain}: held in 4 bits)"
+        return f"training.weights: {lighter} ({gain})"
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that the GPU's or the machine's memory is used up."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_cached() -> None:
+    """Give back what the allocator keeps in pieces that are too small."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
