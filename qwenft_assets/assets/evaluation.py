@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.policies import DATA_CHANGED
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -54,6 +55,7 @@ PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
     kinds={"pytorch"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(
             "adapter_better_than_base",

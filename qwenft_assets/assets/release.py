@@ -7,6 +7,7 @@ import dagster as dg
 
 from qwenft_assets.assets.evaluation import evaluation
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.policies import DATA_CHANGED, freshness_policy
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -16,9 +17,10 @@ from qwenft_assets.assets.reporting import (
 )
 from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import GateRefusedError
-from qwenft_assets.evaluation.job import plan_evaluation
+from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.partitions import RECIPES
-from qwenft_assets.release.history import read_history
+from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
+from qwenft_assets.release.history import last_decision, read_history
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
@@ -28,6 +30,7 @@ from qwenft_assets.training.job import plan_training
 
 CODE_VERSION = "2"
 GATE = "release_gate"
+LONGEST_TAG = 400
 
 
 @dg.asset(
@@ -38,6 +41,8 @@ GATE = "release_gate"
     kinds={"json"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
+    freshness_policy=freshness_policy(),
     check_specs=[
         dg.AssetCheckSpec(
             GATE,
@@ -57,11 +62,22 @@ def release(
         config = project.config()
         storage = project.storage(config)
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
+        before = last_decision(storage, recipe) or {}
         report = release_adapter(config, plan_evaluation(config, training, storage), storage)
+        outcome_of_rebuild = _changed_and_bought(
+            storage, recipe, report.version, before.get("mixture_version")
+        )
     outcome = "released" if report.released else "refused"
     again = " (decided before)" if report.reused else ""
     reasons = "; ".join(report.reasons)
     context.log.info("release %s: %s %s%s: %s", recipe, report.version, outcome, again, reasons)
+    for what, words in outcome_of_rebuild.items():
+        context.log.info("release %s: %s: %s", recipe, what.replace("_", " "), words)
+    # The list of runs shows tags, so that it reads as the story of the deployment.
+    context.instance.add_run_tags(
+        context.run_id,
+        {f"qwenft/{what}": words[:LONGEST_TAG] for what, words in outcome_of_rebuild.items()},
+    )
     check = dg.AssetCheckResult(
         check_name=GATE,
         passed=report.released,
@@ -69,6 +85,7 @@ def release(
         description=reasons,
         metadata={
             "candidate": report.version,
+            **outcome_of_rebuild,
             "rules": record_table(
                 list(report.rules),
                 [("name", "string"), ("passed", "boolean"), ("detail", "string")],
@@ -79,7 +96,14 @@ def release(
         metadata = champion_metadata(storage, recipe, report.champion or {})
         yield dg.MaterializeResult(
             data_version=champion_data_version(report.champion or {}),
-            metadata={**metadata, "candidate": report.version, "unchanged": report.reused},
+            metadata={
+                **metadata,
+                "candidate": report.version,
+                "unchanged": report.reused,
+                **outcome_of_rebuild,
+                "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
+                "trained_in": dg.MetadataValue.asset(dg.AssetKey("lora_adapter")),
+            },
             check_results=[check],
         )
         return
@@ -87,6 +111,16 @@ def release(
     yield check
     with one_line_failures():
         raise GateRefusedError(f"{report.version} is not released: {reasons}")
+
+
+def _changed_and_bought(
+    storage: Storage, recipe: RecipeName, version: str, mixture_before: str | None
+) -> dict[str, str]:
+    """What changed in the data since the last decision, and what that bought, in one line each."""
+    return {
+        "what_changed": what_changed(mixture_changes(storage, recipe, mixture_before)),
+        "what_it_bought": what_it_bought(read_evaluation(storage, recipe, version) or {}),
+    }
 
 
 def champion_metadata(

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.policies import DATA_CHANGED
 from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
@@ -47,6 +48,7 @@ SHOWN_FIGURES = (
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(
             "loss_is_finite",

@@ -1,0 +1,197 @@
+"""Single ticks of schedules and sensors: what they request, and what they say when they do not."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from qwenft_assets.automation.requests import REBUILD_TAG, RECIPES_TAG
+from qwenft_assets.definitions import defs
+from qwenft_assets.resources import ProjectResource
+
+RESOURCES = {"project": ProjectResource()}
+SMALL = ("local_reports", "slimorca", "pubmedqa")
+
+
+def schedule_tick(place, name="rebuild_small") -> Any:
+    repository: Any = defs.get_repository_def()
+    schedule = repository.get_schedule_def(name)
+    with dg.build_schedule_context(
+        instance=place.instance,
+        repository_def=repository,
+        resources=RESOURCES,
+        scheduled_execution_time=datetime(2026, 11, 30, 3, tzinfo=UTC),
+    ) as context:
+        return schedule.evaluate_tick(context)
+
+
+def sensor_tick(place, name, cursor=None) -> Any:
+    repository: Any = defs.get_repository_def()
+    context = dg.build_sensor_context(
+        instance=place.instance,
+        repository_def=repository,
+        cursor=cursor,
+        sensor_name=name,
+        resources=RESOURCES,
+    )
+    return repository.get_sensor_def(name).evaluate_tick(context)
+
+
+def stretches(tick):
+    names = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
+    return [tuple(request.tags[name] for name in names) for request in tick.run_requests]
+
+
+def test_everything_is_off_until_switched_on_but_what_follows_a_rebuild():
+    repository = defs.get_repository_def()
+    instigators = [*repository.schedule_defs, *repository.sensor_defs]
+    on = {each.name for each in instigators if each.default_status.value == "RUNNING"}
+    assert on == {"continue_rebuild", "report_failure"}
+    assert {each.name for each in instigators} - on == {
+        "rebuild_small",
+        "rebuild_large",
+        "local_reports_changed",
+        "hub_revisions_changed",
+        "automation_conditions",
+    }
+    assert all(len(each.description or "") > 60 for each in instigators)
+
+
+def test_the_first_tick_samples_every_source_of_the_recipe_in_one_run(place):
+    tick = schedule_tick(place)
+    assert stretches(tick) == [("local_reports", "pubmedqa")]
+    assert tick.run_requests[0].tags[RECIPES_TAG] == "small"
+    assert stretches(schedule_tick(place, "rebuild_large")) == [
+        ("local_reports", "stackexchange_biomed")
+    ]
+
+
+def test_only_what_changed_is_sampled(place):
+    place.sample(*SMALL)
+    place.reports.write_text(place.reports.read_text("utf-8") + "\n", encoding="utf-8")
+    place.write_config("mixture: {seed: 1}")
+    tick = schedule_tick(place)
+    assert stretches(tick) == [("local_reports", "local_reports")]
+    assert "local_reports: revision " in tick.run_requests[0].tags["qwenft/why"]
+
+
+def test_a_missing_mixture_is_due_although_no_source_changed(place):
+    place.sample(*SMALL)
+    tick = schedule_tick(place)
+    assert stretches(tick) == [("local_reports", "pubmedqa")]
+    assert tick.run_requests[0].tags["qwenft/why"] == "no source changed, but no mixture yet"
+
+
+def test_a_rebuild_under_way_is_not_started_twice(place):
+    run = place.instance.create_run_for_job(
+        defs.resolve_job_def("sources_job"),
+        tags={RECIPES_TAG: "small"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    tick = schedule_tick(place)
+    assert tick.run_requests == []
+    assert run.run_id in tick.skip_message
+
+
+def test_a_config_without_the_recipe_skips(place):
+    ratios = "{local_reports: 1}"
+    place.write_config(f"mixture: {{recipes: {{small: {{rows: 9, ratios: {ratios}}}}}}}")
+    assert "has no recipe large" in schedule_tick(place, "rebuild_large").skip_message
+
+
+def test_the_reports_sensor_asks_once_for_each_revision(place):
+    first = sensor_tick(place, "local_reports_changed")
+    assert "the first build is started by rebuild_small" in first.skip_message
+    place.sample("local_reports")
+    assert "unchanged: local_reports " in sensor_tick(place, "local_reports_changed").skip_message
+    rows = json.loads(place.reports.read_text("utf-8"))
+    place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
+    tick = sensor_tick(place, "local_reports_changed")
+    assert stretches(tick) == [("local_reports", "local_reports")]
+    assert tick.run_requests[0].tags[RECIPES_TAG] == "small"
+    again = sensor_tick(place, "local_reports_changed", tick.cursor)
+    assert again.run_requests == []
+    assert "requested before" in again.skip_message
+
+
+def test_a_sensor_rebuilds_large_only_where_the_config_names_it(place):
+    place.sample("local_reports")
+    place.write_config("automation: {recipes: [small, large]}")
+    rows = json.loads(place.reports.read_text("utf-8"))
+    place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
+    tick = sensor_tick(place, "local_reports_changed")
+    assert tick.run_requests[0].tags[RECIPES_TAG] == "small,large"
+
+
+def test_a_missing_reports_file_is_told_and_starts_nothing(place):
+    place.sample("local_reports")
+    place.reports.unlink()
+    tick = sensor_tick(place, "local_reports_changed")
+    assert tick.run_requests == []
+    assert "upstream cannot be asked" in tick.skip_message
+    assert str(place.reports) in tick.skip_message
+
+
+@pytest.mark.parametrize(
+    ("origin", "offline", "words"),
+    [
+        pytest.param("samples", "", "sources.origin is samples", id="no-hub"),
+        pytest.param("hub", "1", "HF_HUB_OFFLINE is set", id="offline"),
+    ],
+)
+def test_the_hub_sensor_asks_nobody_without_a_hub(place, monkeypatch, origin, offline, words):
+    monkeypatch.setenv("QWENFT_SOURCES_ORIGIN", origin)
+    monkeypatch.setenv("HF_HUB_OFFLINE", offline)
+    assert words in sensor_tick(place, "hub_revisions_changed").skip_message
+
+
+def finished(place, stretch, status=dg.DagsterRunStatus.SUCCESS, wanted="2"):
+    return place.instance.create_run_for_job(
+        defs.resolve_job_def("sources_job"),
+        tags={
+            REBUILD_TAG: "rebuild_small/2026-11-30T03:00",
+            RECIPES_TAG: "small",
+            "qwenft/sampling_runs": wanted,
+            "qwenft/why": "because",
+            "dagster/asset_partition_range_start": stretch,
+            "dagster/asset_partition_range_end": stretch,
+        },
+        status=status,
+    )
+
+
+def followed(place, run) -> Any:
+    repository = defs.get_repository_def()
+    sensor: Any = repository.get_sensor_def("continue_rebuild")
+    event = dg.DagsterEvent(
+        event_type_value="PIPELINE_SUCCESS", job_name="sources_job", message="done"
+    )
+    context = dg.build_run_status_sensor_context(
+        sensor_name="continue_rebuild",
+        dagster_event=event,
+        dagster_instance=place.instance,
+        dagster_run=run,
+        repository_def=repository,
+        resources=RESOURCES,
+    )
+    return sensor(context)
+
+
+def test_the_mixture_follows_when_all_sources_are_sampled(place):
+    first = finished(place, "local_reports")
+    assert "1 of 2 sampling runs are there" in followed(place, first).skip_message
+    failed = finished(place, "pubmedqa", dg.DagsterRunStatus.FAILURE)
+    assert "samples pubmedqa is FAILURE" in followed(place, first).skip_message
+    again = finished(place, "pubmedqa")
+    (request,) = followed(place, again)
+    assert request.job_name == "finetune_job"
+    assert request.partition_key == "small"
+    assert request.tags[REBUILD_TAG] == failed.tags[REBUILD_TAG]
+    assert request.run_key == "rebuild_small/2026-11-30T03:00/finetune_job/small"
+
+
+def test_a_run_by_hand_is_followed_by_nothing(place):
+    run = place.instance.create_run_for_job(defs.resolve_job_def("sources_job"))
+    assert "no part of a rebuild" in followed(place, run).skip_message
