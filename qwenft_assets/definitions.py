@@ -26,7 +26,10 @@ from qwenft_assets.resources import (
 _automation = load_config().automation
 
 defs = dg.Definitions(
-    assets=[source_sample, mixed_dataset, lora_adapter, evaluation, release, published_adapter],
+    # With a link from each asset to the line that defines it.
+    assets=dg.with_source_code_references(
+        [source_sample, mixed_dataset, lora_adapter, evaluation, release, published_adapter]
+    ),
     jobs=[sources_job, finetune_job, publish_job],
     schedules=make_schedules(_automation),
     sensors=[*make_sensors(_automation), make_failure_sensor(_automation)],

@@ -1,9 +1,10 @@
 """Settings: the defaults are the original recipe, and a mistake names its file and its key."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from qwenft_assets.config import (
     PROJECT_ROOT,
@@ -264,3 +265,16 @@ def test_storage_defaults_to_a_folder_of_the_configs_name(tmp_path):
 def test_settings_are_frozen(section, field):
     with pytest.raises(ValidationError, match="frozen"):
         setattr(section, field, 1)
+
+
+def test_every_setting_says_what_it_does():
+    def undescribed(section):
+        for name, field in section.model_fields.items():
+            parts = [field.annotation, *get_args(field.annotation)]
+            below = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
+            for part in below:
+                yield from undescribed(part)
+            if not below and not field.description:
+                yield f"{section.__name__}.{name}"
+
+    assert list(undescribed(Config)) == []

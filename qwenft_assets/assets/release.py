@@ -56,7 +56,11 @@ LONGEST_TAG = 400
 def release(
     context: dg.AssetExecutionContext, project: ProjectResource, gpu: GpuResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    """The champion: the newest adapter that passed the gate, and the champions before it."""
+    """The champion: the newest adapter that passed the gate, and the champions before it.
+
+    `infer`, `chat` and `serve` answer with it. An adapter that fails a rule of the gate ends the run
+    red and leaves the champion in place; the check release_gate says which rule, and by how much.
+    """
     recipe = recipe_of_partition(context)
     with one_line_failures():
         config = project.config()
@@ -97,10 +101,10 @@ def release(
         yield dg.MaterializeResult(
             data_version=champion_data_version(report.champion or {}),
             metadata={
-                **metadata,
-                "candidate": report.version,
-                "unchanged": report.reused,
+                "champion": report.version,
                 **outcome_of_rebuild,
+                **metadata,
+                "unchanged": report.reused,
                 "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
                 "trained_in": dg.MetadataValue.asset(dg.AssetKey("lora_adapter")),
             },
@@ -134,7 +138,7 @@ def champion_metadata(
     return {
         "dagster/uri": str(storage.release(recipe) / "champion.json"),
         "champion": champion["version"],
-        "perplexity": champion["perplexity"],
+        "perplexity": round(champion["perplexity"], 4),
         "at": champion["at"],
         "who": champion["who"],
         "why": "; ".join(champion["reasons"]),

@@ -66,7 +66,8 @@ def lora_adapter(
 ) -> dg.MaterializeResult:
     """A LoRA adapter with its tokenizer and training record, in one folder.
 
-    Trains nothing when an adapter of the same mixture, settings and base revision is there.
+    Trains nothing when an adapter of the same mixture, settings and base revision is there. Runs in a
+    process of its own, one at a time in the pool `gpu`; the run's log shows the loss as it falls.
     """
     recipe = recipe_of_partition(context)
     with one_line_failures():
@@ -102,6 +103,8 @@ def lora_adapter(
             **_pictures(history, folder),
             "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
             "settings": dg.MetadataValue.json(record["settings"]),
+            "mixture": dg.MetadataValue.asset(dg.AssetKey("mixed_dataset")),
+            "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
         },
         check_results=[
             dg.AssetCheckResult(
