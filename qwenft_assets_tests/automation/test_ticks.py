@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from qwenft_assets.automation.confirmation import confirm_unchanged
 from qwenft_assets.automation.requests import REBUILD_TAG, RECIPES_TAG
 from qwenft_assets.definitions import defs
 from qwenft_assets.resources import ProjectResource
@@ -195,3 +196,32 @@ def test_the_mixture_follows_when_all_sources_are_sampled(place):
 def test_a_run_by_hand_is_followed_by_nothing(place):
     run = place.instance.create_run_for_job(defs.resolve_job_def("sources_job"))
     assert "no part of a rebuild" in followed(place, run).skip_message
+
+
+def test_a_tick_without_news_confirms_what_stands_with_the_figures_it_has(place):
+    def tell(asset, partition):
+        place.instance.report_runless_asset_event(
+            dg.AssetMaterialization(
+                asset,
+                partition=partition,
+                metadata={"perplexity": 12.5, "unchanged": False},
+                tags={"dagster/data_version": "v1"},
+            )
+        )
+
+    for source in SMALL:
+        tell("source_sample", source)
+    tell("release", "small")
+    confirm_unchanged(place.instance, ["slimorca"], "small")
+    for asset, partition, events in (
+        ("source_sample", "slimorca", 2),
+        ("source_sample", "pubmedqa", 1),
+        ("release", "small", 2),
+    ):
+        filters = dg.AssetRecordsFilter(dg.AssetKey(asset), asset_partitions=[partition])
+        records = place.instance.fetch_materializations(filters, limit=9).records
+        assert len(records) == events
+        newest: Any = records[0].asset_materialization
+        assert newest.metadata["perplexity"].value == 12.5
+        assert newest.metadata["unchanged"].value is (events == 2)
+        assert newest.tags["dagster/data_version"] == "v1"

@@ -4,6 +4,7 @@ The calendar is moved to the schedule's next tick; all that follows happens by i
 lived once, and each test looks at one of them.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -127,7 +128,8 @@ class Story:
 
     weeks: list[Week]
     folder: Path
-    hub_folder: Path
+    status: str
+    status_values: dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +159,11 @@ def story(tmp_path_factory):
             lived.until_monday(runs_expected=1)
             hub.faults.fraction = 0.0
             lived.until_monday(runs_expected=2)
-    return Story(lived.weeks, deployment.folder, hub.folder)
+        shown, as_json = (
+            deployment.run("qwenft", "status", "--check", *options, more_environment=environment)
+            for options in ((), ("--json",))
+        )
+    return Story(lived.weeks, deployment.folder, shown.stdout, json.loads(as_json.stdout))
 
 
 def test_the_runs_of_all_weeks(story, capsys):
@@ -231,6 +237,24 @@ def test_week_6_the_next_tick_recovers_by_itself(story):
     assert re.match(
         r"slimorca: \d+ added \(upstream\), \d+ removed", week.runs[1].tags["qwenft/what_changed"]
     )
+
+
+def test_the_status_tells_the_same_in_the_terminal(story):
+    champion = story.weeks[5].champion
+    assert f"- Champion: `{champion}` since " in story.status
+    assert "- A rebuild would: find everything current, if upstream is unchanged" in story.status
+    assert "| rebuild_small | schedule | on | " in story.status
+    assert re.search(r"\| sources_job \| slimorca\.\.\.pubmedqa \| FAILURE \|", story.status)
+    values = story.status_values
+    changes = {entry["source"]: entry["change"] for entry in values["sources"]}
+    assert changes["slimorca"] is None
+    assert changes["stackexchange_ai"] == "not sampled yet, or the sample is damaged"
+    small, large = values["recipes"]
+    assert small["champion"]["version"] == champion
+    assert "the champion before it" in small["what_it_bought"]
+    assert large["champion"] is None
+    assert [run["status"] for run in values["runs"]].count("FAILURE") == 1
+    assert values["pools"] == [{"pool": "gpu", "slots": 1, "occupied": 0, "waiting": 0}]
 
 
 @pytest.mark.parametrize("secret", [CANARY, HOOK_PATH], ids=["token", "webhook"])

@@ -16,6 +16,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 FLOW = ("source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release")
 STEP = re.compile(r"step \d+/\d+ loss \d")
+SCHEDULES = """{ schedulesOrError(repositorySelector: {repositoryName: "__repository__",
+  repositoryLocationName: "qwenft_assets"}) {
+  ... on Schedules { results { name scheduleState { status } } } } }"""
 RUN_STATUS = '{ runOrError(runId: "%s") { ... on Run { status } } }'
 
 
@@ -49,18 +52,22 @@ def open_asset(page, name):
     ).first.wait_for()
 
 
-def test_the_lineage_shows_the_assets_in_flow_order(page, shoot):
-    page.set_viewport_size({"width": 1700, "height": 620})
+def open_lineage(page):
+    """The whole graph, large enough to read what each asset is."""
+    page.set_viewport_size({"width": 2200, "height": 640})
     page.goto("/asset-groups")
     page.get_by_text("Hide navigation").click()
     page.get_by_text("training", exact=True).first.wait_for()
+    page.get_by_label("panel_show_right").last.click()  # the list of groups beside the graph
     page.wait_for_timeout(1500)
     page.keyboard.press("Alt+e")  # all groups open
-    lefts = []
-    for name in FLOW:
-        node = page.get_by_text(name, exact=True).last
-        node.wait_for()
-        lefts.append((node.bounding_box() or {})["x"])
+    page.get_by_text("published_adapter", exact=True).last.wait_for()
+
+
+def test_the_lineage_shows_the_assets_in_flow_order(page, shoot):
+    open_lineage(page)
+    boxes = [page.get_by_text(name, exact=True).last.bounding_box() for name in FLOW]
+    lefts = [box["x"] for box in boxes]
     assert lefts == sorted(lefts)
     shoot("lineage_before")
 
@@ -81,11 +88,9 @@ def test_text_of_a_dataset_never_becomes_markup(page, shoot):
     page.on("request", lambda request: asked.append(request.url))
     page.on("dialog", lambda dialog: asked.append(f"dialog {dialog.message}"))
     page.goto("/assets/source_sample?view=partitions&partition=local_reports")
-    page.get_by_text("first_rows").first.wait_for()
-    for payload in PAYLOADS[:1]:
-        shown = page.get_by_text(payload).first
-        shown.wait_for()
-        assert payload in shown.inner_text()
+    page.get_by_text("first_rows", exact=True).first.wait_for()
+    for payload in PAYLOADS:
+        page.get_by_text(payload).first.wait_for()  # as it was written, letter by letter
     page.wait_for_timeout(1500)
     assert page.evaluate("window.stolen") is None
     assert page.locator("img[src=x]").count() == 0
@@ -138,10 +143,8 @@ def test_the_champion_says_what_changed_and_what_it_bought(page, shoot):
 
 
 def test_a_schedule_is_switched_on_and_off(page, web_ui, shoot):
-    query = '{ schedulesOrError(repositorySelector: {repositoryName: "__repository__", repositoryLocationName: "qwenft_assets"}) { ... on Schedules { results { name scheduleState { status } } } } }'
-
     def status():
-        results = web_ui.ask(query)["schedulesOrError"]["results"]
+        results = web_ui.ask(SCHEDULES)["schedulesOrError"]["results"]
         return {r["name"]: r["scheduleState"]["status"] for r in results}["rebuild_small"]
 
     assert status() == "STOPPED"
@@ -193,11 +196,5 @@ def workers_of(web_ui):
 
 
 def test_the_lineage_is_filled_after_a_rebuild(page, shoot):
-    page.set_viewport_size({"width": 1700, "height": 620})
-    page.goto("/asset-groups")
-    page.get_by_text("Hide navigation").click()
-    page.get_by_text("training", exact=True).first.wait_for()
-    page.wait_for_timeout(1500)
-    page.keyboard.press("Alt+e")
-    page.get_by_text("lora_adapter", exact=True).last.wait_for()
+    open_lineage(page)
     shoot("lineage")
