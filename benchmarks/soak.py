@@ -32,6 +32,7 @@ from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets_tests.automation.daemon import Daemon, daemon
 from qwenft_assets_tests.automation.weeks import (
     environment_on,
+    is_known,
     is_quiet,
     make_unattended,
     runs,
@@ -95,8 +96,7 @@ def force_tick(running: Daemon) -> None:
 def counted(running: Daemon) -> tuple[int, int]:
     """Ticks of the schedule, and runs, so far."""
     with instance_of(running) as instance:
-        known = any(s.instigator_name == "rebuild_small" for s in instance.all_instigator_state())
-        return (len(ticks(instance, "rebuild_small")) if known else 0), len(runs(instance))
+        return len(ticks(instance, "rebuild_small")), len(runs(instance))
 
 
 def instance_of(running: Daemon) -> dg.DagsterInstance:
@@ -165,6 +165,7 @@ def _live(
     running: Daemon, web_pid: int, port: int, reports: Path, wanted_ticks: int, wanted_runs: int
 ) -> dict[str, Any]:
     books: dict[str, Any] = {}
+    running.wait_until(lambda it: is_known(it, "rebuild_small"), "the schedule")
     forced = rebuilds = 0
     while True:
         done_ticks, done_runs = counted(running)

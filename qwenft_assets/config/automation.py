@@ -46,7 +46,7 @@ class AutomationConfig(Section):
         default=3600, ge=1, description="Between two requests for each dataset's revision."
     )
     follow_interval_seconds: int = Field(
-        default=15,
+        default=30,
         ge=1,
         description="Between two looks for runs that ended: how soon the next run of a rebuild "
         "starts, and a failure is told.",

@@ -23,6 +23,7 @@ from qwenft_assets_tests.automation.weeks import (
     champion_of,
     edit_reports,
     environment_on,
+    is_known,
     is_quiet,
     make_unattended,
     next_monday_at_three,
@@ -94,10 +95,7 @@ class Deployed:
 
     def _count_ticks(self) -> int:
         self.running.wait_until(
-            lambda it: any(
-                state.instigator_name == "rebuild_small" for state in it.all_instigator_state()
-            ),
-            "the daemon's first look at the schedule",
+            lambda it: is_known(it, "rebuild_small"), "the daemon's first look at the schedule"
         )
         with self._instance() as instance:
             return len(ticks(instance, "rebuild_small"))

@@ -66,9 +66,18 @@ def edit_reports(file: Path) -> None:
 
 def ticks(instance: dg.DagsterInstance, name: str) -> list[Any]:
     """The ticks of a schedule or sensor that have ended, the oldest first."""
-    (state,) = [s for s in instance.all_instigator_state() if s.instigator_name == name]
-    found = instance.get_ticks(state.instigator_origin_id, state.selector_id)[::-1]
-    return [tick for tick in found if tick.status != TickStatus.STARTED]
+    found = [
+        tick
+        for state in instance.all_instigator_state()
+        if state.instigator_name == name
+        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id)
+    ]
+    return [tick for tick in found[::-1] if tick.status != TickStatus.STARTED]
+
+
+def is_known(instance: dg.DagsterInstance, name: str) -> bool:
+    """Whether the daemon has looked at a schedule or sensor yet."""
+    return any(state.instigator_name == name for state in instance.all_instigator_state())
 
 
 def runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:

@@ -45,6 +45,16 @@ def ended(web_ui, run_id, seconds=240):
         time.sleep(1)
 
 
+def wait_for_live_loss(page, web_ui, run_id, seconds=240):
+    """Until the log of the running run, open in the page, shows a step's loss."""
+    deadline = time.monotonic() + seconds
+    while page.get_by_text(STEP).count() == 0:
+        status = web_ui.ask(RUN_STATUS % run_id)["runOrError"]["status"]
+        assert status not in {"SUCCESS", "FAILURE", "CANCELED"}, f"no loss was seen: {status}"
+        assert time.monotonic() < deadline
+        page.wait_for_timeout(200)
+
+
 def open_asset(page, name):
     page.goto(f"/assets/{name}")
     page.get_by_text("Filter metadata keys").or_(
@@ -103,8 +113,7 @@ def test_text_of_a_dataset_never_becomes_markup(page, shoot):
 def test_the_small_recipe_is_trained_by_clicking_with_live_loss(page, web_ui, shoot):
     page.goto("/locations/qwenft_assets/jobs/finetune_job")
     run_id = launch(page, "small")
-    page.get_by_text(STEP).first.wait_for(timeout=240_000)
-    assert web_ui.ask(RUN_STATUS % run_id)["runOrError"]["status"] == "STARTED"
+    wait_for_live_loss(page, web_ui, run_id)
     shoot("live_loss")
     assert ended(web_ui, run_id) == "SUCCESS"
 
@@ -165,7 +174,7 @@ def test_a_running_training_is_terminated(page, web_ui, shoot):
     config.write_text(config.read_text("utf-8").replace("epochs: 1", "epochs: 5000"), "utf-8")
     page.goto("/locations/qwenft_assets/jobs/finetune_job")
     run_id = launch(page, "small")
-    page.get_by_text(STEP).first.wait_for(timeout=240_000)
+    wait_for_live_loss(page, web_ui, run_id)
     assert workers_of(web_ui)
     page.get_by_role("button", name="Terminate").click()
     page.get_by_role("button", name="Terminate").last.click()
