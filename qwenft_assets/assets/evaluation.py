@@ -34,15 +34,15 @@ from qwenft_assets.rows import short_hash
 from qwenft_assets.training.job import plan_training
 
 PART_COLUMNS = (
-    ("eval_rows", "int"),
-    ("eval_tokens", "int"),
     ("base_perplexity", "float"),
     ("perplexity", "float"),
-    ("base_eval_loss", "float"),
-    ("eval_loss", "float"),
     ("delta_loss", "float"),
     ("ci95_low", "float"),
     ("ci95_high", "float"),
+    ("eval_rows", "int"),
+    ("eval_tokens", "int"),
+    ("base_eval_loss", "float"),
+    ("eval_loss", "float"),
 )
 PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
 
@@ -101,10 +101,12 @@ def evaluation(
         metadata={
             "dagster/uri": str(folder / "evaluation.json"),
             "unchanged": reused,
-            "eval_loss": _rounded(result["eval_loss"]),
             "perplexity": _rounded(result["perplexity"]),
-            "base_eval_loss": _rounded(result["base_eval_loss"]),
             "base_perplexity": _rounded(result["base_perplexity"]),
+            **_champion(result),
+            **_pictures(result, folder),
+            "eval_loss": _rounded(result["eval_loss"]),
+            "base_eval_loss": _rounded(result["base_eval_loss"]),
             "delta_loss": _rounded(result["delta_loss"]),
             "delta_loss_ci95_low": _rounded(low),
             "delta_loss_ci95_high": _rounded(high),
@@ -114,9 +116,7 @@ def evaluation(
             "per_source": _parts_table("source", result["per_source"]),
             "per_length": _parts_table("tokens", result["per_length"]),
             "per_span": _parts_table("counted", result["per_span"]),
-            **_champion(result),
             **_canaries(result),
-            **_pictures(result, folder),
             "leaked_rows": result["leaked_rows"],
             "eval_set": result["eval_set"],
             "eval_set_version": result["eval_set_version"],

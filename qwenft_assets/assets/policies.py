@@ -4,6 +4,7 @@ https://docs.dagster.io/guides/automate/declarative-automation
 """
 
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 
@@ -25,12 +26,13 @@ class RecipeSwitchedOn(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, true_subset=true_subset)
 
 
+_news: dg.AutomationCondition[Any] = (
+    dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
+    | dg.AutomationCondition.code_version_changed()
+    | dg.AutomationCondition.missing()
+)
 DATA_CHANGED = (
-    (
-        dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
-        | dg.AutomationCondition.code_version_changed()
-        | dg.AutomationCondition.missing()
-    ).since_last_handled()
+    _news.since_last_handled()
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()

@@ -98,9 +98,9 @@ def lora_adapter(
         metadata={
             "dagster/uri": str(folder),
             "unchanged": reused,
-            **{name: record[name] for name in SHOWN_FIGURES},
-            **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
             **_pictures(history, folder),
+            **{name: _rounded(record[name]) for name in SHOWN_FIGURES},
+            **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
             "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
             "settings": dg.MetadataValue.json(record["settings"]),
             "mixture": dg.MetadataValue.asset(dg.AssetKey("mixed_dataset")),
@@ -115,6 +115,11 @@ def lora_adapter(
             )
         ],
     )
+
+
+def _rounded(value: Any) -> Any:
+    """A figure with as many digits as a person reads; training.json holds them all."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _pictures(history: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMetadataValue]:

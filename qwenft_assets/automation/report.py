@@ -90,7 +90,7 @@ def _next_tick(schedule: dg.ScheduleDefinition, now: datetime) -> str:
     from dagster._utils.schedules import schedule_execution_time_iterator
 
     ticks = schedule_execution_time_iterator(
-        now.timestamp(), schedule.cron_schedule, schedule.execution_timezone, None
+        now.timestamp(), schedule.cron_schedule, schedule.execution_timezone, ascending=True
     )
     after = next(tick for tick in ticks if tick > now)
     return after.astimezone(UTC).isoformat(timespec="seconds")

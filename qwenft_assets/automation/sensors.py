@@ -145,7 +145,11 @@ def _look_at(
     So a revision that fails is tried once here, and again by the scheduled rebuild.
     """
     mixed = _recipes_by_source(config)
-    names = [n for n in SOURCE_NAMES if n in watched and n in mixed and _sampled(storage, n)]
+    names: list[SourceName] = [
+        name
+        for name in SOURCE_NAMES
+        if name in watched and name in mixed and _sampled(storage, name)
+    ]
     if not names:
         return dg.SkipReason(
             "nothing sampled yet: the first build is started by rebuild_small or by hand"
