@@ -17,7 +17,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from datetime import timedelta
@@ -73,11 +72,6 @@ def books_of(pid: int) -> dict[str, int]:
     }
 
 
-def temporary_things() -> set[str]:
-    """What lies in the folder for temporary files."""
-    return {path.name for path in Path(tempfile.gettempdir()).iterdir()}
-
-
 def edit(reports: Path, number: int) -> None:
     """Other answers in the reports file."""
     rows = json.loads(reports.read_text(encoding="utf-8"))
@@ -118,7 +112,6 @@ def ask(port: int) -> None:
 def soak(wanted_ticks: int, wanted_runs: int) -> dict[str, Any]:
     """Run it and return the books."""
     started = time.monotonic()
-    # Below the project, so that the folder for temporary files shows what others left.
     folder = PROJECT_ROOT / "build" / "soak"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -133,8 +126,10 @@ def soak(wanted_ticks: int, wanted_runs: int) -> dict[str, Any]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with loopback_hub(PROJECT_ROOT / "data" / "samples") as hub:
-        environment = environment_on(hub, deployment)
-        before = temporary_things()
+        # Of their own, so that what is left there was left by them.
+        temporary = folder / "tmp"
+        temporary.mkdir()
+        environment = {**environment_on(hub, deployment), "TMPDIR": str(temporary)}
         with daemon(deployment, utc_now(), environment) as running:
             command = [Path(sys.executable).with_name("dagster-webserver"), "-w", "workspace.yaml"]
             with (folder / "webserver.log").open("w") as log:
@@ -152,7 +147,7 @@ def soak(wanted_ticks: int, wanted_runs: int) -> dict[str, Any]:
                 web.wait(timeout=60)
         storage = deployment.storage
         figures |= {
-            "temporary_things_left": sorted(temporary_things() - before),
+            "temporary_things_left": sorted(path.name for path in temporary.iterdir()),
             "unfinished_files_left": [str(p) for p in storage.rglob("*.part")],
             "minutes": round((time.monotonic() - started) / 60, 1),
             "machine": f"{os.cpu_count()} cores, {platform.machine()}",
