@@ -118,6 +118,12 @@ def test_the_small_recipe_is_trained_by_clicking_with_live_loss(page, web_ui, sh
     assert ended(web_ui, run_id) == "SUCCESS"
 
 
+def test_the_lineage_is_filled_after_a_rebuild(page, shoot):
+    open_lineage(page)
+    page.get_by_text("4 / 4 Passed").wait_for()  # the mixture's checks
+    shoot("lineage")
+
+
 def test_the_figures_are_read_at_a_glance(page, shoot):
     page.set_viewport_size({"width": 1500, "height": 1500})
     open_asset(page, "evaluation")
@@ -202,8 +208,3 @@ def workers_of(web_ui):
             if b"qwenft_assets.training.worker" in command and storage in environment:
                 found.append(int(entry.name))
     return found
-
-
-def test_the_lineage_is_filled_after_a_rebuild(page, shoot):
-    open_lineage(page)
-    shoot("lineage")
