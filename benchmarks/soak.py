@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from datetime import timedelta
 from importlib.metadata import version
@@ -43,6 +44,7 @@ from qwenft_assets_tests.loopback_hub import loopback_hub
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
 WARM_UP_TICKS = 20
+SECONDS_TO_START = 120
 MEBIBYTE = 2**20
 QUERY = "{ assetNodes { id assetMaterializations(limit: 5) { runId } } runsOrError { __typename } }"
 
@@ -99,14 +101,22 @@ def instance_of(running: Daemon) -> dg.DagsterInstance:
 
 
 def ask(port: int) -> None:
-    """One question to the web server, as its lineage page asks."""
+    """One question to the web server, as its lineage page asks; waits while it starts."""
     body = json.dumps({"query": QUERY}).encode()
-    request = urllib.request.Request(
+    request = urllib.request.Request(  # noqa: S310  (this machine)
         f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
-        if "errors" in json.load(answer):
-            raise RuntimeError("the web server answered with errors")
+    deadline = time.monotonic() + SECONDS_TO_START
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
+                if "errors" in json.load(answer):
+                    raise RuntimeError("the web server answered with errors")
+                return
+        except urllib.error.URLError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
 
 
 def soak(wanted_ticks: int, wanted_runs: int) -> dict[str, Any]:
