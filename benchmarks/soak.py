@@ -103,7 +103,7 @@ def instance_of(running: Daemon) -> dg.DagsterInstance:
 def ask(port: int) -> None:
     """One question to the web server, as its lineage page asks; waits while it starts."""
     body = json.dumps({"query": QUERY}).encode()
-    request = urllib.request.Request(  # noqa: S310  (this machine)
+    request = urllib.request.Request(
         f"http://127.0.0.1:{port}/graphql", body, {"Content-Type": "application/json"}
     )
     deadline = time.monotonic() + SECONDS_TO_START

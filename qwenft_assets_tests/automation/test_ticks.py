@@ -1,16 +1,21 @@
 """Single ticks of schedules and sensors: what they request, and what they say when they do not."""
 
 import json
+import shutil
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 import pytest
+from huggingface_hub import constants
 
 from qwenft_assets.automation.confirmation import confirm_unchanged
 from qwenft_assets.automation.requests import REBUILD_TAG, RECIPES_TAG
+from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.definitions import defs
 from qwenft_assets.resources import ProjectResource
+from qwenft_assets_tests.automation.weeks import SLIMORCA, add_rows
+from qwenft_assets_tests.loopback_hub import loopback_hub
 
 RESOURCES = {"project": ProjectResource()}
 SMALL = ("local_reports", "slimorca", "pubmedqa")
@@ -225,3 +230,43 @@ def test_a_tick_without_news_confirms_what_stands_with_the_figures_it_has(place)
         assert newest.metadata["perplexity"].value == 12.5
         assert newest.metadata["unchanged"].value is (events == 2)
         assert newest.tags["dagster/data_version"] == "v1"
+
+
+@pytest.fixture
+def upstream(place, monkeypatch):
+    """A loopback Hub that the client in this process asks."""
+    monkeypatch.setenv("QWENFT_SOURCES_ORIGIN", "hub")
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    shutil.copytree(PROJECT_ROOT / "data" / "samples", place.folder / "upstream")
+    with loopback_hub(place.folder / "upstream") as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(place.folder / "cache"))
+        yield hub
+
+
+def test_the_hub_sensor_asks_each_repository_once_and_starts_what_moved(place, upstream):
+    place.sample("slimorca", "pubmedqa", "stackexchange_ai")
+    upstream.requests.clear()
+    quiet = sensor_tick(place, "hub_revisions_changed")
+    assert "unchanged: slimorca " in quiet.skip_message
+    assert "stackexchange" not in quiet.skip_message, "no recipe that sensors rebuild mixes it"
+    assert upstream.requests == [
+        "GET /api/datasets/Open-Orca/SlimOrca",
+        "GET /api/datasets/qiaojin/PubMedQA",
+    ]
+    add_rows(upstream.folder / SLIMORCA, "the planet on which it rains diamonds", rows=1)
+    moved = sensor_tick(place, "hub_revisions_changed")
+    assert stretches(moved) == [("slimorca", "slimorca")]
+    again = sensor_tick(place, "hub_revisions_changed", moved.cursor)
+    assert "requested before" in again.skip_message
+
+
+def test_the_hub_sensor_starts_nothing_while_the_hub_is_down(place, upstream):
+    place.sample("slimorca")
+    upstream.faults.fraction, upstream.faults.kinds = 1.0, ("503",)
+    tick = sensor_tick(place, "hub_revisions_changed")
+    assert tick.run_requests == []
+    assert "slimorca: upstream cannot be asked: " in tick.skip_message
+    assert "failed after 2 attempts" in tick.skip_message

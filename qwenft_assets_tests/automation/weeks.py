@@ -28,6 +28,11 @@ def make_unattended(folder: Path, base_model: Path, reports: Path) -> Deployment
     deployment = make_deployment(folder, base_model, reports)
     with deployment.config.open("a", encoding="utf-8") as config:
         config.write(AUTOMATION)
+    # Two processes that make the instance's tables at the same time spoil them.
+    with dg.DagsterInstance.from_config(deployment.environment()["DAGSTER_HOME"]) as instance:
+        assert instance.get_runs() == []
+        assert instance.get_asset_keys() == []
+        assert instance.all_instigator_state() == []
     return deployment
 
 
