@@ -5,6 +5,7 @@ https://docs.dagster.io/guides/automate/sensors
 
 import json
 import os
+from datetime import UTC, datetime
 
 import dagster as dg
 
@@ -14,6 +15,7 @@ from qwenft_assets.automation.requests import (
     REBUILD_TAG,
     RECIPES_TAG,
     following_request,
+    run_under_way,
     sampling_requests,
     what_waits,
 )
@@ -21,7 +23,6 @@ from qwenft_assets.config import SOURCE_NAMES, AutomationConfig, Config, RecipeN
 from qwenft_assets.rebuilds.upstream import (
     REPOSITORIES,
     SourceState,
-    short,
     source_state,
     sources_of_recipe,
 )
@@ -165,8 +166,14 @@ def _look_at(
         for recipe in config.automation.recipes
         if any(recipe in mixed[state.source] for state in due)
     ]
+    busy = next(filter(None, (run_under_way(context.instance, recipe) for recipe in recipes)), None)
+    if busy is not None:
+        return dg.SkipReason(
+            f"waits for {busy.job_name} {busy.run_id}, which is {busy.status.value}"
+        )
     revisions = {state.source: str(state.upstream) for state in due}
-    rebuild = f"{context.sensor_name}/" + "+".join(short(r) for r in revisions.values())
+    # With the time: a file that is changed and changed back is asked for again.
+    rebuild = f"{context.sensor_name}/{datetime.now(tz=UTC).isoformat(timespec='seconds')}"
     why = "; ".join(str(state) for state in due)
     return dg.SensorResult(
         run_requests=sampling_requests(due, recipes, rebuild, why),

@@ -122,6 +122,23 @@ def test_the_reports_sensor_asks_once_for_each_revision(place):
     assert "requested before" in again.skip_message
 
 
+def test_a_sensor_waits_for_a_rebuild_under_way_and_asks_then(place):
+    place.sample("local_reports")
+    rows = json.loads(place.reports.read_text("utf-8"))
+    place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
+    run = place.instance.create_run_for_job(
+        defs.resolve_job_def("finetune_job"),
+        tags={"dagster/partition": "small"},
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    waiting = sensor_tick(place, "local_reports_changed")
+    assert waiting.run_requests == []
+    assert f"waits for finetune_job {run.run_id}" in waiting.skip_message
+    place.instance.report_run_canceled(run)
+    asked = sensor_tick(place, "local_reports_changed", waiting.cursor)
+    assert stretches(asked) == [("local_reports", "local_reports")]
+
+
 def test_a_sensor_rebuilds_large_only_where_the_config_names_it(place):
     place.sample("local_reports")
     place.write_config("automation: {recipes: [small, large]}")
