@@ -136,6 +136,26 @@ def test_source_defaults_hold_out_the_official_test_set_and_read_no_meta_site():
         pytest.param("trainig: {epochs: 1}", "`trainig`", id="unknown-section"),
         pytest.param("training: {lora: {rnk: 8}}", "`training.lora.rnk`", id="unknown-nested-key"),
         pytest.param("training: {epochs: many}", "`training.epochs`", id="not-a-number"),
+        pytest.param(
+            "automation: {rebuild_small_cron: '0 25 * * 1'}",
+            "`automation.rebuild_small_cron`: '0 25 * * 1' is no cron line",
+            id="no-such-hour",
+        ),
+        pytest.param(
+            "automation: {rebuild_large_cron: weekly}",
+            "`automation.rebuild_large_cron`: 'weekly' is no cron line of five fields",
+            id="no-cron",
+        ),
+        pytest.param(
+            "automation: {time_zone: Mars/Olympus}",
+            "`automation.time_zone`: 'Mars/Olympus' is no time zone",
+            id="no-time-zone",
+        ),
+        pytest.param(
+            "automation: {switched_on: [rebuild_tiny]}",
+            "`automation.switched_on.0`",
+            id="no-such-schedule",
+        ),
         pytest.param("training: {epochs: 0}", "`training.epochs`", id="out-of-bounds"),
         pytest.param("training: {weights: int8}", "`training.weights`", id="not-a-choice"),
         pytest.param(

@@ -18,6 +18,8 @@ InstigatorName = Literal[
     "automation_conditions",
 ]
 CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
+CRON_LARGEST = (59, 23, 31, 12, 7)
+"""Minute, hour, day of the month, month, day of the week."""
 
 
 class AutomationConfig(Section):
@@ -78,6 +80,9 @@ class AutomationConfig(Section):
     @classmethod
     def _is_cron(cls, cron: str) -> str:
         fields = cron.split()
-        if len(fields) != 5 or not all(CRON_FIELD.fullmatch(field) for field in fields):  # noqa: PLR2004
+        if len(fields) != len(CRON_LARGEST) or not all(
+            CRON_FIELD.fullmatch(field) and all(int(n) <= top for n in re.findall(r"\d+", field))
+            for field, top in zip(fields, CRON_LARGEST, strict=True)
+        ):
             raise ValueError(f"{cron!r} is no cron line of five fields, such as '0 3 * * 1'")
         return cron

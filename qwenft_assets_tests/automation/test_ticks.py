@@ -287,3 +287,15 @@ def test_the_hub_sensor_starts_nothing_while_the_hub_is_down(place, upstream):
     assert tick.run_requests == []
     assert "slimorca: upstream cannot be asked: " in tick.skip_message
     assert "failed after 2 attempts" in tick.skip_message
+
+
+def test_a_release_is_published_where_the_config_says_so(place):
+    run = place.instance.create_run_for_job(
+        defs.resolve_job_def("finetune_job"),
+        tags={REBUILD_TAG: "rebuild_small/2026-11-30T03:00", "dagster/partition": "small"},
+        status=dg.DagsterRunStatus.SUCCESS,
+    )
+    assert "publishing.target is null" in followed(place, run).skip_message
+    place.write_config(f'publishing: {{target: folder, folder: "{place.folder}"}}')
+    (request,) = followed(place, run)
+    assert (request.job_name, request.partition_key) == ("publish_job", "small")
