@@ -20,7 +20,7 @@ from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets_tests.commands import Deployment
 
 CALENDAR_VARIABLE = "QWENFT_TEST_CALENDAR"
-SECONDS_TO_WAIT = 280
+SECONDS_TO_WAIT = 600
 
 
 @dataclass
