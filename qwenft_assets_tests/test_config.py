@@ -1,9 +1,10 @@
 """Settings: the defaults are the original recipe, and a mistake names its file and its key."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from qwenft_assets.config import (
     PROJECT_ROOT,
@@ -135,6 +136,26 @@ def test_source_defaults_hold_out_the_official_test_set_and_read_no_meta_site():
         pytest.param("trainig: {epochs: 1}", "`trainig`", id="unknown-section"),
         pytest.param("training: {lora: {rnk: 8}}", "`training.lora.rnk`", id="unknown-nested-key"),
         pytest.param("training: {epochs: many}", "`training.epochs`", id="not-a-number"),
+        pytest.param(
+            "automation: {rebuild_small_cron: '0 25 * * 1'}",
+            "`automation.rebuild_small_cron`: '0 25 * * 1' is no cron line",
+            id="no-such-hour",
+        ),
+        pytest.param(
+            "automation: {rebuild_large_cron: weekly}",
+            "`automation.rebuild_large_cron`: 'weekly' is no cron line of five fields",
+            id="no-cron",
+        ),
+        pytest.param(
+            "automation: {time_zone: Mars/Olympus}",
+            "`automation.time_zone`: 'Mars/Olympus' is no time zone",
+            id="no-time-zone",
+        ),
+        pytest.param(
+            "automation: {switched_on: [rebuild_tiny]}",
+            "`automation.switched_on.0`",
+            id="no-such-schedule",
+        ),
         pytest.param("training: {epochs: 0}", "`training.epochs`", id="out-of-bounds"),
         pytest.param("training: {weights: int8}", "`training.weights`", id="not-a-choice"),
         pytest.param(
@@ -264,3 +285,16 @@ def test_storage_defaults_to_a_folder_of_the_configs_name(tmp_path):
 def test_settings_are_frozen(section, field):
     with pytest.raises(ValidationError, match="frozen"):
         setattr(section, field, 1)
+
+
+def test_every_setting_says_what_it_does():
+    def undescribed(section):
+        for name, field in section.model_fields.items():
+            parts = [field.annotation, *get_args(field.annotation)]
+            below = [p for p in parts if isinstance(p, type) and issubclass(p, BaseModel)]
+            for part in below:
+                yield from undescribed(part)
+            if not below and not field.description:
+                yield f"{section.__name__}.{name}"
+
+    assert list(undescribed(Config)) == []

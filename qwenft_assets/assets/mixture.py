@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from qwenft_assets.assets.policies import DATA_CHANGED
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
@@ -51,6 +52,7 @@ LENGTH_COLUMNS = ("rows", "tokens", "p50", "p95", "max", "truncated_rows")
     kinds={"python", "parquet"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(name, asset="mixed_dataset", blocking=True, description=description)
         for name, description in CHECKS.items()
@@ -59,7 +61,11 @@ LENGTH_COLUMNS = ("rows", "tokens", "p50", "p95", "max", "truncated_rows")
 def mixed_dataset(
     context: dg.AssetExecutionContext, project: ProjectResource
 ) -> dg.MaterializeResult:
-    """The recipe's mixture: shuffled, split by question, as JSONL and with provenance."""
+    """The recipe's mixture: shuffled, split by question, as JSONL and with provenance.
+
+    Quotas by source, copies and near-copies out, no question on both sides of the 90/10 split. `diff`
+    says which rows came and went since the build before, and why. The checks read the files again.
+    """
     recipe = recipe_of_partition(context)
     with one_line_failures(), progress_bar(f"mixing {recipe}") as report_progress:
         config = project.config()

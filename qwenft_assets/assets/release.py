@@ -7,6 +7,7 @@ import dagster as dg
 
 from qwenft_assets.assets.evaluation import evaluation
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.policies import DATA_CHANGED, freshness_policy
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -16,9 +17,10 @@ from qwenft_assets.assets.reporting import (
 )
 from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import GateRefusedError
-from qwenft_assets.evaluation.job import plan_evaluation
+from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.partitions import RECIPES
-from qwenft_assets.release.history import read_history
+from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
+from qwenft_assets.release.history import last_decision, read_history
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.release.registry import release_adapter
@@ -29,6 +31,7 @@ from qwenft_assets.training.job import plan_training
 
 CODE_VERSION = "2"
 GATE = "release_gate"
+LONGEST_TAG = 400
 
 
 @dg.asset(
@@ -39,6 +42,8 @@ GATE = "release_gate"
     kinds={"json"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
+    freshness_policy=freshness_policy(),
     check_specs=[
         dg.AssetCheckSpec(
             GATE,
@@ -52,20 +57,35 @@ GATE = "release_gate"
 def release(
     context: dg.AssetExecutionContext, project: ProjectResource, gpu: GpuResource
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult]:
-    """The champion: the newest adapter that passed the gate, and the champions before it."""
+    """The champion: the newest adapter that passed the gate, and the champions before it.
+
+    `infer`, `chat` and `serve` answer with it. An adapter that fails a rule of the gate ends the run
+    red and leaves the champion in place; the check release_gate says which rule, and by how much.
+    """
     recipe = recipe_of_partition(context)
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
+        before = last_decision(storage, recipe) or {}
         report = release_adapter(config, plan_evaluation(config, training, storage), storage)
         pruned = prune_versions(config, recipe, storage)
+        outcome_of_rebuild = _changed_and_bought(
+            storage, recipe, report.version, before.get("mixture_version")
+        )
     if pruned:
         context.log.info("release %s: removed old versions %s", recipe, ", ".join(pruned))
     outcome = "released" if report.released else "refused"
     again = " (decided before)" if report.reused else ""
     reasons = "; ".join(report.reasons)
     context.log.info("release %s: %s %s%s: %s", recipe, report.version, outcome, again, reasons)
+    for what, words in outcome_of_rebuild.items():
+        context.log.info("release %s: %s: %s", recipe, what.replace("_", " "), words)
+    # The list of runs shows tags, so that it reads as the story of the deployment.
+    context.instance.add_run_tags(
+        context.run_id,
+        {f"qwenft/{what}": words[:LONGEST_TAG] for what, words in outcome_of_rebuild.items()},
+    )
     check = dg.AssetCheckResult(
         check_name=GATE,
         passed=report.released,
@@ -73,6 +93,7 @@ def release(
         description=reasons,
         metadata={
             "candidate": report.version,
+            **outcome_of_rebuild,
             "rules": record_table(
                 list(report.rules),
                 [("name", "string"), ("passed", "boolean"), ("detail", "string")],
@@ -84,10 +105,13 @@ def release(
         yield dg.MaterializeResult(
             data_version=champion_data_version(report.champion or {}),
             metadata={
+                "champion": report.version,
+                **outcome_of_rebuild,
                 **metadata,
-                "candidate": report.version,
                 "unchanged": report.reused,
                 **({"removed_versions": pruned} if pruned else {}),
+                "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
+                "trained_in": dg.MetadataValue.asset(dg.AssetKey("lora_adapter")),
             },
             check_results=[check],
         )
@@ -96,6 +120,16 @@ def release(
     yield check
     with one_line_failures():
         raise GateRefusedError(f"{report.version} is not released: {reasons}")
+
+
+def _changed_and_bought(
+    storage: Storage, recipe: RecipeName, version: str, mixture_before: str | None
+) -> dict[str, str]:
+    """What changed in the data since the last decision, and what that bought, in one line each."""
+    return {
+        "what_changed": what_changed(mixture_changes(storage, recipe, mixture_before)),
+        "what_it_bought": what_it_bought(read_evaluation(storage, recipe, version) or {}),
+    }
 
 
 def champion_metadata(
@@ -109,7 +143,7 @@ def champion_metadata(
     return {
         "dagster/uri": str(storage.release(recipe) / "champion.json"),
         "champion": champion["version"],
-        "perplexity": champion["perplexity"],
+        "perplexity": round(champion["perplexity"], 4),
         "at": champion["at"],
         "who": champion["who"],
         "why": "; ".join(champion["reasons"]),

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pyarrow.parquet as pq
 from pydantic import Field
 
+from qwenft_assets.assets.policies import freshness_policy
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
@@ -46,11 +48,16 @@ class SampleOpConfig(dg.Config):
     kinds={"huggingface", "parquet"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    freshness_policy=freshness_policy(),
 )
 def source_sample(
     context: dg.AssetExecutionContext, config: SampleOpConfig, project: ProjectResource
 ) -> Iterator[dg.AssetMaterialization]:
-    """Instruction rows of one source, each with its origin, licence and the rule that let it in."""
+    """Instruction rows of one source, each with its origin, licence and the rule that let it in.
+
+    A sample depends on the upstream revision, the seed and the rules alone; unchanged, nothing is read
+    again. Rows that are left out are counted by reason. One run may serve a range of sources.
+    """
     with one_line_failures():
         settings = project.config()
         storage = project.storage(settings)
@@ -74,20 +81,15 @@ def source_sample(
                     "dagster/column_schema": COLUMN_SCHEMA,
                     "dagster/uri": str(folder / "rows.parquet"),
                     "unchanged": report.reused,
+                    "first_rows": first_rows(folder / "rows.parquet"),
                     "scanned": manifest["scanned"],
+                    "exhausted": manifest["exhausted"],
+                    **_tables(manifest),
+                    "sampled_hits": _sampled_hits(folder),
                     "read_mib": manifest["read_mib"],
                     **_speed(report),
-                    "exhausted": manifest["exhausted"],
-                    "dropped": count_table(dropped_of(manifest), "reason"),
-                    "admitted_by": count_table(manifest["admitted_by"], "rule"),
-                    "keyword_hits": count_table(manifest["keyword_hits"], "keyword"),
-                    "also_in": count_table(manifest["also_in"], "source"),
-                    "findings": count_table(manifest["findings"], "kind"),
-                    "sampled_hits": _sampled_hits(folder),
-                    "licenses": count_table(manifest["licenses"], "license"),
-                    "first_rows": first_rows(folder / "rows.parquet"),
-                    "revision": manifest["revision"],
                     "origin": manifest["origin"],
+                    "revision": manifest["revision"],
                     "sha256": manifest["sha256"],
                 },
             )
@@ -97,6 +99,19 @@ def _summary(report: SampleReport) -> str:
     manifest = report.manifest
     state = "unchanged, nothing read" if report.reused else f"dropped {dropped_in_words(manifest)}"
     return f"source_sample {manifest['source']}: {manifest['rows']} rows ({state})"
+
+
+def _tables(manifest: dict[str, Any]) -> dict[str, dg.TableMetadataValue]:
+    """Counts by reason, rule and the like; those that count nothing are left out."""
+    counts = {
+        "dropped": (dropped_of(manifest), "reason"),
+        "admitted_by": (manifest["admitted_by"], "rule"),
+        "keyword_hits": (manifest["keyword_hits"], "keyword"),
+        "also_in": (manifest["also_in"], "source"),
+        "findings": (manifest["findings"], "kind"),
+        "licenses": (manifest["licenses"], "license"),
+    }
+    return {name: count_table(*table) for name, table in counts.items() if table[0]}
 
 
 def _speed(report: SampleReport) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
+from qwenft_assets.assets.policies import DATA_CHANGED
 from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
@@ -48,6 +49,7 @@ SHOWN_FIGURES = (
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     code_version=CODE_VERSION,
+    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(
             "loss_is_finite",
@@ -65,7 +67,8 @@ def lora_adapter(
 ) -> dg.MaterializeResult:
     """A LoRA adapter with its tokenizer and training record, in one folder.
 
-    Trains nothing when an adapter of the same mixture, settings and base revision is there.
+    Trains nothing when an adapter of the same mixture, settings and base revision is there. Runs in a
+    process of its own, one at a time in the pool `gpu`; the run's log shows the loss as it falls.
     """
     recipe = recipe_of_partition(context)
     with one_line_failures():
@@ -98,11 +101,13 @@ def lora_adapter(
         metadata={
             "dagster/uri": str(folder),
             "unchanged": reused,
-            **{name: record[name] for name in SHOWN_FIGURES},
-            **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
             **_pictures(history, folder),
+            **{name: _rounded(record[name]) for name in SHOWN_FIGURES},
+            **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
             "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
             "settings": dg.MetadataValue.json(record["settings"]),
+            "mixture": dg.MetadataValue.asset(dg.AssetKey("mixed_dataset")),
+            "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
         },
         check_results=[
             dg.AssetCheckResult(
@@ -113,6 +118,11 @@ def lora_adapter(
             )
         ],
     )
+
+
+def _rounded(value: Any) -> Any:
+    """A figure with as many digits as a person reads; training.json holds them all."""
+    return round(value, 4) if isinstance(value, float) else value
 
 
 def _pictures(history: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMetadataValue]:

@@ -14,6 +14,7 @@ from qwenft_assets.cli.publish import publish
 from qwenft_assets.cli.releases import releases
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.serve import serve
+from qwenft_assets.cli.status import status
 from qwenft_assets.cli.ui import ui
 from qwenft_assets.cli.verify import verify
 from qwenft_assets.errors import QwenftError
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, plan, sample, infer, chat, serve, publish, verify, doctor, ui):
+for command in (demo, run, plan, sample, infer, chat, serve, publish, verify, doctor, status, ui):
     app.command()(command)
 app.add_typer(releases, name="releases")
 
@@ -37,6 +38,7 @@ def main() -> None:
     """Run a command; a mistake the user can mend is one line and exit code 2."""
     # Announcements of Dagster APIs in beta: for this project's developers, not for its users.
     warnings.filterwarnings("ignore", module=r"dagster\b")
+    warnings.filterwarnings("ignore", message=".* is currently in beta")
     try:
         app()
     except QwenftError as error:

@@ -5,7 +5,7 @@ import os
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
@@ -28,6 +28,7 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
+from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
 from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
@@ -61,7 +62,7 @@ def run(
     """
     settings = load(config)
     name = recipe_named(settings, recipe)
-    rebuild(settings, name, sources_of(settings, name), as_json=as_json)
+    rebuild(settings, name, sources_of_recipe(settings, name), as_json=as_json)
 
 
 def sample(
@@ -87,15 +88,6 @@ def sample(
     ops = {"source_sample": {"config": {"max_rows": rows}}} if rows else {}
     with dg.DagsterInstance.get() as instance:
         _execute(instance, "sources_job", ops=ops, partition_key=name)
-
-
-def sources_of(config: Config, recipe: RecipeName) -> list[SourceName]:
-    """The sources that a recipe mixes, in the order of the partitions."""
-    groups = config.mixture.groups
-    named = {
-        name for key in config.mixture.recipes[recipe].ratios for name in groups.get(key, (key,))
-    }
-    return [name for name in SOURCE_NAMES if name in named]
 
 
 def rebuild(
@@ -135,19 +127,6 @@ def rebuild(
     if refusal is not None:
         print(f"qwenft: {refusal} The champion stays.", file=sys.stderr)
         raise typer.Exit(EXIT_REFUSED)
-
-
-def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, SourceName]]:
-    """First and last of each stretch of neighbouring partitions: one run serves a stretch."""
-    stretch: list[SourceName] = []
-    for name in SOURCE_NAMES:
-        if name in sources:
-            stretch.append(name)
-        elif stretch:
-            yield stretch[0], stretch[-1]
-            stretch = []
-    if stretch:
-        yield stretch[0], stretch[-1]
 
 
 def _execute(

@@ -1,4 +1,4 @@
-"""Every setting, in flow order: sources, mixture, training, evaluation, release, publishing, inference.
+"""Every setting, in flow order: sources to publishing, then inference and automation.
 
 The defaults are the original recipe (Qwen2.5-7B-Instruct, QLoRA, 2 rows x 4). A file in `configs/`
 names what differs; an unknown key is an error.
@@ -10,6 +10,9 @@ from pathlib import Path
 
 from pydantic import Field
 
+from qwenft_assets.config.automation import (
+    AutomationConfig,
+)
 from qwenft_assets.config.decoding import (
     DecodingConfig,
 )
@@ -56,6 +59,7 @@ __all__ = [
     "RECIPE_NAMES",
     "SOURCE_NAMES",
     "TARGET_NAMES",
+    "AutomationConfig",
     "Config",
     "ContentName",
     "DecodingConfig",
@@ -100,6 +104,7 @@ class Config(Section):
     release: ReleaseConfig = ReleaseConfig()
     publishing: PublishingConfig = PublishingConfig()
     decoding: DecodingConfig = DecodingConfig()
+    automation: AutomationConfig = AutomationConfig()
 
     def storage_path(self) -> Path:
         """The storage root; a relative one is read from the project's root."""

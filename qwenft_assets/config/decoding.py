@@ -10,10 +10,20 @@ from qwenft_assets.config.section import Section
 class DecodingConfig(Section):
     """How `infer`, `chat` and `serve` draw tokens."""
 
-    max_new_tokens: int = Field(default=512, gt=0)
+    max_new_tokens: int = Field(default=512, gt=0, description="Of one answer, at most.")
     temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False, description="0: greedy.")
-    top_p: float = Field(default=0.9, gt=0, le=1)
-    repetition_penalty: float = Field(default=1.3, gt=0, allow_inf_nan=False)
+    top_p: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Draw among the likeliest tokens that hold this share of the probability.",
+    )
+    repetition_penalty: float = Field(
+        default=1.3,
+        gt=0,
+        allow_inf_nan=False,
+        description="Divides the logits of tokens that were there before; 1: none.",
+    )
     no_repeat_ngram_size: int = Field(default=3, ge=0, description="0: n-grams may repeat.")
     seed: int | None = Field(
         default=None, ge=0, lt=2**63, description="null: another answer each time."

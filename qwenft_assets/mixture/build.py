@@ -103,19 +103,7 @@ def build_mixture(
             f"mixture.over_long: {config.mixture.over_long} needs the tokenizer of "
             f"{config.training.base_model}, which cannot be had. Set it to truncate, or mend that."
         )
-    inputs = short_hash(
-        CODE_VERSION,
-        recipe.model_dump_json(),
-        config.mixture.model_dump_json(exclude={"recipes"}),
-        *(f"{source}:{sample['version']}" for source, sample in samples.items()),
-        *(_hash_of_evaluation_file(path) for path in config.mixture.decontaminate),
-        *filter(None, [frozen_version(read_frozen_eval(config.evaluation))]),
-        *(
-            (token_counter.identity, str(config.training.max_length_tokens))
-            if token_counter
-            else ()
-        ),
-    )
+    inputs = mixture_inputs(config, recipe, samples, token_counter)
     folder = storage.mixed_dataset(recipe_name)
     with storage.lock(f"mixed_dataset-{recipe_name}"):
         manifest = read_json(folder / "manifest.json")
@@ -145,6 +133,28 @@ def build_mixture(
             write_json(part / DIFF_FILE, diff)
             write_json(part / "manifest.json", manifest)
         return MixtureReport(manifest, diff, reused=False)
+
+
+def mixture_inputs(
+    config: Config,
+    recipe: Recipe,
+    samples: Mapping[str, Mapping[str, Any]],
+    token_counter: TokenCounter | None,
+) -> str:
+    """Hash of all that decides what a mixture is; its manifest keeps it as `inputs`."""
+    return short_hash(
+        CODE_VERSION,
+        recipe.model_dump_json(),
+        config.mixture.model_dump_json(exclude={"recipes"}),
+        *(f"{source}:{sample['version']}" for source, sample in samples.items()),
+        *(_hash_of_evaluation_file(path) for path in config.mixture.decontaminate),
+        *filter(None, [frozen_version(read_frozen_eval(config.evaluation))]),
+        *(
+            (token_counter.identity, str(config.training.max_length_tokens))
+            if token_counter
+            else ()
+        ),
+    )
 
 
 def recipe_of(config: Config, name: str) -> Recipe:

@@ -188,6 +188,20 @@ def read_champion(storage: Storage, recipe: RecipeName) -> dict[str, Any] | None
     return read_json(storage.release(recipe) / "champion.json")
 
 
+def is_decided(config: Config, job: EvaluationJob, storage: Storage) -> bool:
+    """Whether the gate has spoken on the evaluated adapter, or it is the champion by hand."""
+    evaluation = read_evaluation(storage, job.recipe, job.adapter_version)
+    last = last_decision(storage, job.recipe)
+    champion = read_champion(storage, job.recipe)
+    is_champion = champion is not None and champion["version"] == job.adapter_version
+    if evaluation is None or last is None:
+        return False
+    if last["action"] in BY_HAND:
+        return is_champion
+    # A kill between the line of the history and the pointer leaves a release undone.
+    return _same_question(last, evaluation, config.release) and last["released"] == is_champion
+
+
 def _same_question(
     last: dict[str, Any], evaluation: dict[str, Any], settings: ReleaseConfig
 ) -> bool:

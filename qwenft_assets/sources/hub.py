@@ -27,7 +27,12 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 Answer = TypeVar("Answer")
 
 
-def resolve_commit(repo_id: str, revision: str | None) -> str:
+def resolve_commit(
+    repo_id: str,
+    revision: str | None,
+    attempts: int = ATTEMPTS,
+    timeout_seconds: float | None = None,
+) -> str:
     """The commit that `revision` (None: the newest) stands for; offline, the one in the cache.
 
     Raises:
@@ -39,7 +44,8 @@ def resolve_commit(repo_id: str, revision: str | None) -> str:
     try:
         found = _asked(
             f"{repo_id}@{revision or 'main'}",
-            lambda: HfApi().dataset_info(repo_id, revision=revision).sha,
+            lambda: HfApi().dataset_info(repo_id, revision=revision, timeout=timeout_seconds).sha,
+            attempts,
         )
     except OfflineModeIsEnabled as error:
         return _cached_commit(repo_id, revision, error)

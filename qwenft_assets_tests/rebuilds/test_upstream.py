@@ -2,13 +2,13 @@
 
 import pytest
 
-from qwenft_assets.cli.run import contiguous, sources_of
 from qwenft_assets.config import SOURCE_NAMES
+from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
 
 
 def test_a_rebuild_samples_only_what_its_recipe_mixes(demo_config):
-    assert sources_of(demo_config, "small") == ["local_reports", "slimorca", "pubmedqa"]
-    assert sources_of(demo_config, "large") == list(SOURCE_NAMES)
+    assert sources_of_recipe(demo_config, "small") == ["local_reports", "slimorca", "pubmedqa"]
+    assert sources_of_recipe(demo_config, "large") == list(SOURCE_NAMES)
 
 
 @pytest.mark.parametrize(

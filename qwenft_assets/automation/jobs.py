@@ -1,4 +1,4 @@
-"""The two jobs that one rebuild is made of, and the one that shares it. Asset logic does not belong here.
+"""The two jobs that one rebuild is made of, and the one that shares it.
 
 Two, because assets with different partition sets cannot share a run.
 https://docs.dagster.io/guides/build/jobs/asset-jobs

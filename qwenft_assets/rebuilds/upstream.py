@@ -1,0 +1,128 @@
+"""What changed upstream since a source was sampled, told by one cheap look at each place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from qwenft_assets.config import SOURCE_NAMES, Config, HubSource, RecipeName, SourceName
+from qwenft_assets.errors import SourceError
+from qwenft_assets.mixture.build import recipe_of
+from qwenft_assets.mixture.samples import sources_of
+from qwenft_assets.sources import pubmedqa, slimorca, stackexchange
+from qwenft_assets.sources.hub import resolve_commit
+from qwenft_assets.sources.local_reports import reports_path
+from qwenft_assets.sources.sample import SCANS, why_stale
+from qwenft_assets.storage import Storage, is_intact, read_json, sha256_of_file
+
+REPOSITORIES: dict[SourceName, str] = {
+    "slimorca": slimorca.REPO_ID,
+    "pubmedqa": pubmedqa.REPO_ID,
+    "stackexchange_ai": stackexchange.REPO_ID,
+    "stackexchange_ic": stackexchange.REPO_ID,
+    "stackexchange_biomed": stackexchange.REPO_ID,
+}
+HUB_ATTEMPTS = 2
+HUB_TIMEOUT_SECONDS = 10.0
+"""Few and short: Dagster ends a tick after a minute. Sampling itself is more patient."""
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class SourceState:
+    """A source's sample beside what upstream holds now."""
+
+    source: SourceName
+    version: str | None
+    """Of the sample; None where there is none."""
+    sampled: str | None
+    """The revision that was sampled."""
+    upstream: str | None
+    """The revision that is there now; None where that cannot be told."""
+    change: str | None
+    """Why it must be sampled, in words; None where it need not."""
+
+    def __str__(self) -> str:
+        if self.change:
+            return f"{self.source}: {self.change}"
+        return f"{self.source} {self.version} (revision {short(self.sampled)})"
+
+
+def survey(config: Config, sources: Iterable[SourceName], storage: Storage) -> list[SourceState]:
+    """Each source's sample beside upstream, in the order of the partitions.
+
+    One request for each dataset repository, and none for a file or folder. A place that cannot be
+    asked counts as changed: sampling it will say what is wrong.
+    """
+    wanted = set(sources)
+    seen = dict[tuple[str, str | None], str]()
+    return [source_state(config, name, storage, seen) for name in SOURCE_NAMES if name in wanted]
+
+
+def source_state(
+    config: Config,
+    source: SourceName,
+    storage: Storage,
+    seen: dict[tuple[str, str | None], str] | None = None,
+) -> SourceState:
+    """One source's sample beside upstream; `seen` keeps what the Hub said of a repository."""
+    folder = storage.source_sample(source)
+    manifest = read_json(folder / "manifest.json")
+    if manifest is None or not is_intact(folder / "rows.parquet", manifest.get("sha256")):
+        return SourceState(source, None, None, None, "not sampled yet, or the sample is damaged")
+    version, sampled = str(manifest["version"]), str(manifest["revision"])
+    try:
+        upstream = upstream_revision(config, source, {} if seen is None else seen)
+    except SourceError as error:
+        return SourceState(source, version, sampled, None, f"upstream cannot be asked: {error}")
+    change = why_stale(config, source, manifest)
+    if upstream != sampled:
+        change = f"revision {short(sampled)} became {short(upstream)}"
+    return SourceState(source, version, sampled, upstream, change)
+
+
+def upstream_revision(
+    config: Config, source: SourceName, seen: dict[tuple[str, str | None], str]
+) -> str:
+    """The commit on the Hub, the sha256 of the reports file, or the hash of a folder's files.
+
+    Raises:
+        SourceError: It cannot be told.
+    """
+    settings = getattr(config.sources, source)
+    if not isinstance(settings, HubSource):
+        path = reports_path(config)
+        try:
+            return sha256_of_file(path)
+        except OSError as error:
+            raise SourceError(f"{path}: cannot be read ({error.strerror}). Put it back.") from error
+    if config.sources.origin != "hub":
+        return SCANS[source](config).revision
+    key = (REPOSITORIES[source], settings.revision)
+    if key not in seen:
+        seen[key] = resolve_commit(*key, HUB_ATTEMPTS, HUB_TIMEOUT_SECONDS)
+    return seen[key]
+
+
+def sources_of_recipe(config: Config, recipe: RecipeName) -> list[SourceName]:
+    """The sources that a recipe mixes, in the order of the partitions."""
+    named = set(sources_of(config, recipe_of(config, recipe)))
+    return [name for name in SOURCE_NAMES if name in named]
+
+
+def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, SourceName]]:
+    """First and last of each stretch of neighbouring partitions: one run serves a stretch."""
+    stretch: list[SourceName] = []
+    for name in SOURCE_NAMES:
+        if name in sources:
+            stretch.append(name)
+        elif stretch:
+            yield stretch[0], stretch[-1]
+            stretch = []
+    if stretch:
+        yield stretch[0], stretch[-1]
+
+
+def short(revision: str | None) -> str:
+    """The first digits of a hash."""
+    return revision[:SHOWN_DIGITS] if revision else "none"
