@@ -89,8 +89,11 @@ def publish(
 def _print_plan(publication: "Publication", plan: dict[str, Any]) -> None:
     console = Console(highlight=False)
     released = "" if plan["released"] else ", not the champion"
-    title = escape(f"{plan['content']} {plan['version']}{released} → {plan['where']}")
-    table = Table(title=title, title_justify="left")
+    console.print(
+        f"{plan['content']} {plan['version']}{released} → {plan['where']}",
+        soft_wrap=True, markup=False, style="bold",
+    )  # fmt: skip
+    table = Table()
     table.add_column("file")
     table.add_column("size", justify="right")
     table.add_column("goes as")

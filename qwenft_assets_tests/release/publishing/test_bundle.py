@@ -193,7 +193,11 @@ def test_code_leaves_without_private_reports_and_uncommitted_files(released, tmp
     assert len(commit) == 40
     (folder / "run.sh").chmod(0o644)
     restore_modes(folder, project)
-    assert [p.name for p in folder.rglob("*") if p.is_file()] == ["run.sh"]
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        ".gitattributes", ".gitignore", "requirements.txt", "run.sh",
+    ]  # fmt: skip
+    assert "/data/my_dataset.json\n" in (folder / ".gitignore").read_text(encoding="utf-8")
+    assert "*.safetensors filter=lfs" in (folder / ".gitattributes").read_text(encoding="utf-8")
     assert (folder / "run.sh").stat().st_mode & 0o111
     (project / "model.safetensors").write_bytes(b"w")
     for command in (("add", "."), ("commit", "-qm", "weights")):
