@@ -58,7 +58,6 @@ class Place:
     """Whatever a request or a write would change."""
     fetch: Callable[[Path], None]
     """Get a copy as anybody would."""
-    server: LoopbackServer | None = None
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,16 @@ class RoundTrip:
 
 
 @contextmanager
-def places(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Place]]:
-    """A place for every target, below `folder`; `environment` gets what leads the clients there."""
+def places(
+    folder: Path, environment: dict[str, str], base_model: str, base: Path
+) -> Iterator[dict[str, Place]]:
+    """A place for every target, below `folder`; `environment` gets what leads the clients there.
+
+    The Hub also has the base model, whose files are in the folder `base`.
+    """
     with ExitStack() as stack:
         hub = stack.enter_context(serving(LoopbackHub()))
+        hub.add_repo(base_model, base)
         github = stack.enter_context(serving(LoopbackGitHub()))
         environment |= {
             "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf"), "HF_TOKEN": "hf_loopback",
@@ -106,8 +111,8 @@ def places(folder: Path, environment: dict[str, str]) -> Iterator[dict[str, Plac
         yield {
             "code-only": _bare_repository(folder / "code.git", "main"),
             "git-lfs": _bare_repository(folder / "models.git", "adapter"),
-            "hub": Place(HUB_REPO, _request_log(hub), from_hub, hub),
-            "github-release": Place(GITHUB_REPO, _request_log(github), from_github, github),
+            "hub": Place(HUB_REPO, _request_log(hub), from_hub),
+            "github-release": Place(GITHUB_REPO, _request_log(github), from_github),
             "folder": Place(str(folder / "copies"), (folder / "copies").exists, from_folder),
         }
 

@@ -11,7 +11,6 @@ import sys
 import pytest
 
 from qwenft_assets.config import TARGET_NAMES
-from qwenft_assets_tests.loopback_hub_writes import LoopbackHub
 from qwenft_assets_tests.release.publishing.conftest import BASE, VERSION
 from qwenft_assets_tests.release.publishing.round_trips import (
     answers,
@@ -29,13 +28,16 @@ pytestmark = [
 
 def test_every_target_announces_sends_and_gives_back_the_same_files(released, tmp_path):
     environment: dict[str, str] = {}
+    config = released.deployment.config
+    # In bf16, rounding decides what a random model says next; trained ones are above that.
+    config.write_text(config.read_text(encoding="utf-8") + "  weights: fp32\n", encoding="utf-8")
 
     def qwenft(*command):
         answer = released.run(*command, **environment)
         assert answer.returncode == 0, answer.stderr
         return json.loads(answer.stdout)
 
-    with places(tmp_path, environment) as ways:
+    with places(tmp_path, environment, BASE, released.base) as ways:
         assert set(ways) == set(TARGET_NAMES)
         trips = {name: round_trip(name, place, tmp_path, qwenft) for name, place in ways.items()}
         for target, trip in trips.items():
@@ -48,9 +50,6 @@ def test_every_target_announces_sends_and_gives_back_the_same_files(released, tm
             assert trip.verified["manifest"]["version"] == VERSION
             assert trip.verified["unlisted"] == [], target
 
-        hub = ways["hub"].server
-        assert isinstance(hub, LoopbackHub)
-        hub.add_repo(BASE, released.base)
         card = (trips["hub"].copy / "README.md").read_text(encoding="utf-8")
         assert "What does an LDO do?" in run_card(card, environment)
 
