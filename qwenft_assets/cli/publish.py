@@ -32,7 +32,8 @@ def publish(
         typer.Option("--content", help="Else the adapter, or the code for code-only."),
     ] = None,
     version: Annotated[
-        str | None, typer.Option("--version", help="Of the adapter. Else the champion.")
+        str | None,
+        typer.Option("--version", help="Of the adapter, or `latest`. Else the champion."),
     ] = None,
     to: Annotated[
         str | None,

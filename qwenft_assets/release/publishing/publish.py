@@ -63,7 +63,7 @@ def prepare(
         target: Which way out.
         storage: Where the adapter lies.
         content: What of it; None: the adapter, or the code for `code-only`.
-        version: None: the champion.
+        version: Or `latest`; None: the champion.
         where: In place of what the config says.
         report_progress: Called while parts are made and scanned.
 

@@ -8,6 +8,7 @@ import pytest
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.release.publishing.bundle import build_bundle
 from qwenft_assets.release.publishing.manifest import verify_copy
+from qwenft_assets.release.publishing.subject import find_subject
 from qwenft_assets.release.publishing.weights import round_to_bf16, weights_dtype
 from qwenft_assets_tests.release.publishing.conftest import BASE, MIXTURE, PRIVATE_REPORT, VERSION
 
@@ -118,6 +119,14 @@ def test_a_version_that_was_not_evaluated_is_refused(released):
     (released.storage.evaluation("small", VERSION) / "evaluation.json").unlink()
     with pytest.raises(PublishingError, match="was not evaluated"):
         released.subject()
+
+
+def test_before_a_release_a_version_must_be_named(released):
+    (released.storage.release("small") / "champion.json").unlink()
+    with pytest.raises(PublishingError, match=r"nothing was released yet\..*--version"):
+        released.subject()
+    subject = find_subject(released.config, "small", "latest", released.storage)
+    assert (subject.version, subject.released) == (VERSION, False)
 
 
 def test_the_dataset_of_a_mixture_that_is_gone_is_refused_and_the_adapter_is_not(released):
