@@ -28,6 +28,8 @@ class LoopbackGitHub(LoopbackServer):
         for method, pattern, handler in (
             ("GET", RELEASES, self._list),
             ("POST", RELEASES, self._create),
+            ("GET", RELEASES + "/latest", self._show_latest),
+            ("GET", r"/download/(\d+)", self._download),
             ("PATCH", RELEASES + r"/(\d+)", self._edit),
             ("GET", RELEASES + r"/(\d+)/assets", self._assets),
             ("POST", r"/uploads/(\d+)/assets", self._upload),
@@ -61,6 +63,14 @@ class LoopbackGitHub(LoopbackServer):
 
     def _list(self, request: Request) -> Answer:
         return self._paged(self.releases[::-1], request)
+
+    def _show_latest(self, request: Request) -> Answer:
+        if self.latest is None:
+            return Answer(404, {"message": "Not Found"})
+        return Answer(200, self._release(self.latest))
+
+    def _download(self, request: Request, asset_id: int) -> Answer:
+        return Answer(200, self.contents[asset_id])
 
     def _create(self, request: Request) -> Answer:
         self.last_id += 1
@@ -97,6 +107,7 @@ class LoopbackGitHub(LoopbackServer):
             "name": name,
             "size": len(content),
             "state": state,
+            "browser_download_url": f"{self.url}/download/{self.last_id}",
             "digest": f"sha256:{hashlib.sha256(content).hexdigest()}",
         }
         self._release(release_id)["assets"].append(asset)

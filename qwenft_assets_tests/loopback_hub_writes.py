@@ -1,4 +1,5 @@
-"""The side of the Hub that is written to, on loopback: create, preupload, LFS batch, commit.
+"""The side of the Hub that is written to, on loopback: create, preupload, LFS batch, commit; and
+reading back what was written.
 
 Every request is kept, so that a test can tell what was asked. A commit is atomic and refuses large
 files that never arrived, as the real one does.
@@ -9,6 +10,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -40,8 +42,9 @@ class LoopbackHub(LoopbackServer):
             (r"/api/validate-yaml", self._validate),
             (API + r"/preupload/main", self._preupload),
             (API + r"/commit/main", self._commit),
-            (API + r"/tree/main", self._tree),
-            (API + r"(?:/revision/main)?", self._info),
+            (API + r"/tree/[\w.-]+", self._tree),
+            (API + r"(?:/revision/[\w.-]+)?", self._info),
+            (r"/(?:datasets/)?([\w.-]+/[\w.-]+)/resolve/[\w.-]+/(.+)", self._resolve),
             (r"/(?:datasets/)?([\w.-]+/[\w.-]+)\.git/info/lfs/objects/batch", self._batch),
             (r"/lfs/([0-9a-f]{64})", self._store),
         ):
@@ -79,6 +82,19 @@ class LoopbackHub(LoopbackServer):
                 for path, content in files
             ],
         )
+
+    def _resolve(self, request: Request, repo: str, path: str) -> Answer:
+        content = self.repos.get(repo, {}).get(path)
+        if content is None:
+            return Answer(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+        etag = hashlib.sha256(content).hexdigest()
+        return Answer(200, content, {"ETag": f'"{etag}"', "X-Repo-Commit": self.commits[repo][-1]})
+
+    def add_repo(self, repo: str, folder: Path) -> None:
+        """Somebody else's repository, with the files of a folder."""
+        files = (path for path in folder.iterdir() if path.is_file())
+        self.repos[repo] = {path.name: path.read_bytes() for path in files}
+        self.commits[repo] = [hashlib.sha1(repo.encode(), usedforsecurity=False).hexdigest()]
 
     def _preupload(self, request: Request, kind: str, repo: str) -> Answer:
         def described(path: str) -> dict[str, Any]:

@@ -97,7 +97,9 @@ class _Handler(BaseHTTPRequestHandler):
         if fault and fault.kind == "lost":
             self._hang_up()
             return
-        body = b"" if answer.status == 204 else json.dumps(answer.value).encode()
+        whole = isinstance(answer.value, bytes)
+        body = answer.value if whole else json.dumps(answer.value).encode()
+        body = b"" if answer.status == 204 else body
         self.send_response(answer.status)
         for name, value in answer.headers.items():
             self.send_header(name, value)

@@ -32,7 +32,8 @@ def publish(
         typer.Option("--content", help="Else the adapter, or the code for code-only."),
     ] = None,
     version: Annotated[
-        str | None, typer.Option("--version", help="Of the adapter. Else the champion.")
+        str | None,
+        typer.Option("--version", help="Of the adapter, or `latest`. Else the champion."),
     ] = None,
     to: Annotated[
         str | None,
@@ -89,8 +90,11 @@ def publish(
 def _print_plan(publication: "Publication", plan: dict[str, Any]) -> None:
     console = Console(highlight=False)
     released = "" if plan["released"] else ", not the champion"
-    title = escape(f"{plan['content']} {plan['version']}{released} → {plan['where']}")
-    table = Table(title=title, title_justify="left")
+    console.print(
+        f"{plan['content']} {plan['version']}{released} → {plan['where']}",
+        soft_wrap=True, markup=False, style="bold",
+    )  # fmt: skip
+    table = Table()
     table.add_column("file")
     table.add_column("size", justify="right")
     table.add_column("goes as")

@@ -27,9 +27,11 @@ def verify(
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    is_code = manifest["content"] == "code"
+    origin = "commit" if is_code else f"{manifest['base_model']} at"
+    commit = manifest["code_commit"] if is_code else manifest["base_revision"]
     console.print(
-        f"ok: {files} files of {manifest['content']} {manifest['version']} "
-        f"({manifest['base_model']} at {manifest['base_revision']})"
+        f"ok: {files} files of {manifest['content']} {manifest['version']} ({origin} {commit})"
     )
     for name in verified.unlisted:
         console.print(f"  not in the manifest: {name}")

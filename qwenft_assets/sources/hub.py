@@ -9,20 +9,14 @@ import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from typing import TypeVar
 
 from qwenft_assets.errors import SourceError
+from qwenft_assets.retries import ask, describe_failure
 
 ATTEMPTS = 8
 DOWNLOAD_ATTEMPTS = 3
 """Fewer, because the client itself tries each download six times, over some twenty seconds."""
-LONGEST_WAIT_SECONDS = 30.0
-LONGEST_QUOTE = 200
-"""Characters of an error message of the client."""
-TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 
 Answer = TypeVar("Answer")
 
@@ -60,11 +54,11 @@ def list_files(repo_id: str, commit: str) -> tuple[str, ...]:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import OfflineModeIsEnabled
 
-    def ask() -> tuple[str, ...]:
+    def question() -> tuple[str, ...]:
         return tuple(HfApi().list_repo_files(repo_id, revision=commit, repo_type="dataset"))
 
     try:
-        return tuple(sorted(_asked(repo_id, ask)))
+        return tuple(sorted(_asked(repo_id, question)))
     except OfflineModeIsEnabled:
         snapshot = _snapshots(repo_id) / commit
         files = (path for path in snapshot.rglob("*") if path.is_file())
@@ -80,11 +74,11 @@ def fetch(repo_id: str, commit: str, path: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    def ask() -> Path:
+    def question() -> Path:
         return Path(hf_hub_download(repo_id, path, revision=commit, repo_type="dataset"))
 
     try:
-        return _asked(f"{repo_id}/{path}", ask, DOWNLOAD_ATTEMPTS)
+        return _asked(f"{repo_id}/{path}", question, DOWNLOAD_ATTEMPTS)
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise SourceError(
             f"{repo_id}/{path}: HF_HUB_OFFLINE is set and it is not in the cache. {_ways_out()}"
@@ -104,55 +98,18 @@ def _asked(what: str, question: Callable[[], Answer], attempts: int = ATTEMPTS) 
         OfflineModeIsEnabled,
     )
 
-    retrying = Retrying(
-        retry=retry_if_exception(_may_pass),
-        wait=_backoff,
-        stop=stop_after_attempt(attempts),
-        reraise=True,
-    )
     try:
-        return retrying(question)
+        return ask(question, attempts)
     except OfflineModeIsEnabled:
         raise
     except (HfHubHTTPError, HTTPError, OSError) as error:
         if isinstance(error, LocalEntryNotFoundError) and os.environ.get("HF_HUB_OFFLINE"):
             raise
         endpoint = os.environ.get("HF_ENDPOINT", "the Hub")
-        tried = f" after {attempts} attempts" if _may_pass(error) else ""
         raise SourceError(
-            f"{what}: {endpoint} failed{tried}: {_on_one_line(error)}. What was sampled and "
+            f"{what}: {endpoint} {describe_failure(error, attempts)}. What was sampled and "
             f"downloaded so far is kept: run the same command again. {_ways_out()}"
         ) from error
-
-
-def _may_pass(error: BaseException) -> bool:
-    """Whether asking again may help: a busy or broken server, a connection that was cut."""
-    from httpx import TransportError
-    from huggingface_hub.errors import (
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-    )
-
-    if isinstance(error, OfflineModeIsEnabled):
-        return False
-    if isinstance(error, HfHubHTTPError):
-        return getattr(error.response, "status_code", None) in TRANSIENT_STATUS
-    if isinstance(error, LocalEntryNotFoundError):
-        # The client hides a failed request for a file's size and hash behind this one.
-        return error.__cause__ is not None and _may_pass(error.__cause__)
-    cut_off = isinstance(error, OSError) and "consistency check" in str(error).lower()
-    return cut_off or isinstance(error, (TransportError, ConnectionError, TimeoutError))
-
-
-def _backoff(state: RetryCallState) -> float:
-    """Seconds to wait: what the server asks for, else exponential with jitter."""
-    error = state.outcome.exception() if state.outcome else None
-    response: Any = getattr(error, "response", None)
-    asked = response.headers.get("Retry-After", "") if response is not None else ""
-    if asked.isdigit():
-        return min(float(asked), LONGEST_WAIT_SECONDS)
-    return wait_random_exponential(multiplier=0.15, max=LONGEST_WAIT_SECONDS)(state)
 
 
 def _cached_commit(repo_id: str, revision: str | None, error: Exception) -> str:
@@ -183,9 +140,3 @@ def _ways_out() -> str:
             "or a folder laid out as the Hub."
         )
     return "Check the network, HF_ENDPOINT and HF_TOKEN, or set QWENFT_SOURCES_ORIGIN=samples."
-
-
-def _on_one_line(error: BaseException) -> str:
-    hidden = error.__cause__ if isinstance(error, OSError) and error.__cause__ else error
-    words = " ".join(str(hidden).split()) or type(hidden).__name__
-    return words[:LONGEST_QUOTE].rstrip(". ")

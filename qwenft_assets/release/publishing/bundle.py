@@ -170,7 +170,6 @@ def _write_code(subject: Subject, folder: Path, *_: Any) -> dict[str, Any]:
     commit = project_code.write_code(subject.config, folder)
     if (folder / MANIFEST_FILE).exists():
         raise PublishingError(f"{MANIFEST_FILE}: stands in the project; the copy needs the name.")
-    _write_requirements(subject, folder)
     return {"code_commit": commit}
 
 
@@ -190,11 +189,7 @@ def _merged(subject: Subject, report_progress: ReportProgress) -> Path:
 
 def _write_card_and_requirements(subject: Subject, content: ContentName, folder: Path) -> None:
     write_text(folder / CARD_FILE, str(render_model_card(subject, content)))
-    _write_requirements(subject, folder)
-
-
-def _write_requirements(subject: Subject, folder: Path) -> None:
-    """What loads the copy, in the versions that made it."""
+    # What loads the copy, in the versions that made it.
     installed = {name: installed_version(name) for name in LOADING_PACKAGES}
     pins = render_requirements({**installed, **subject.record["versions"]})
     write_text(folder / REQUIREMENTS_FILE, pins)

@@ -1,6 +1,6 @@
 """The data behind a model or a dataset, by source, with licences and attribution."""
 
-from qwenft_assets.release.publishing.subject import HUB_DATASETS, Subject
+from qwenft_assets.release.publishing.subject import HUB_DATASETS, SourceShare, Subject
 
 BUNDLED = "samples"
 """The origin whose rows were written for this project."""
@@ -23,7 +23,7 @@ def data_table(subject: Subject, *, public_only: bool = False) -> str:
     for share in subject.shares:
         if share.private and public_only:
             continue
-        revision = "not published" if share.private else f"`{share.revision[:40]}`"
+        revision = _revision(subject, share)
         lines.append(
             f"| {_linked(subject, share.source)} | {share.license} | {share.train_rows} | "
             f"{share.eval_rows} | {revision} |"
@@ -31,8 +31,30 @@ def data_table(subject: Subject, *, public_only: bool = False) -> str:
     return "\n".join(lines)
 
 
+def _revision(subject: Subject, share: SourceShare) -> str:
+    if share.private:
+        return "not published"
+    if share.source in HUB_DATASETS and share.source not in hub_datasets(subject):
+        return "bundled"
+    return f"`{share.revision}`"
+
+
 def attribution(subject: Subject) -> str:
     """Who is to be named, in words."""
+    lines = _bundled() if subject.config.sources.origin == BUNDLED else _authors(subject)
+    if any(share.private for share in subject.shares):
+        lines.append("Private rows are part of the training data and are not published.")
+    return "\n\n".join(lines)
+
+
+def _bundled() -> list[str]:
+    return [
+        "The stand-ins were written for the qwenft project, in the layout of those datasets and "
+        "under their licences; no text of theirs is in them, and nobody behind them is real."
+    ]
+
+
+def _authors(subject: Subject) -> list[str]:
     sources = sources_of(subject)
     lines: list[str] = []
     if any(source.startswith("stackexchange") for source in sources):
@@ -49,9 +71,7 @@ def attribution(subject: Subject) -> str:
             "PubMedQA: Jin et al., [PubMedQA: A Dataset for Biomedical Research Question "
             "Answering](https://aclanthology.org/D19-1259/), 2019."
         )
-    if any(share.private for share in subject.shares):
-        lines.append("Private rows are part of the training data and are not published.")
-    return "\n\n".join(lines)
+    return lines
 
 
 def hub_datasets(subject: Subject) -> dict[str, str]:

@@ -121,12 +121,18 @@ def render_dataset_card(subject: Subject, counts: dict[str, int]) -> "DatasetCar
         tags=["sft", "qwenft"],
         **named,
     )
+    where = subject.config.publishing.hub_dataset_repo or "path/to/this/folder"
+    passed_on = (
+        "Each row is under the licence it names"
+        if license_ == "other"
+        else f"Each row is under the licence it names; the whole may be passed on under {license_}"
+    )
     dropped = {
         key.removeprefix("dropped_").replace("_", " "): n
         for key, n in counts.items()
         if key.startswith("dropped_")
     }
-    left_out = ", ".join(f"{reason} {n}" for reason, n in dropped.items()) or "none"
+    left_out = ", ".join(f"{reason} ({n})" for reason, n in dropped.items()) or "none"
     body = f"""# {name[-1]}
 
 The public rows of mixture `{subject.mixture_version}`, on which adapter `{subject.version}` of {subject.base_model} was
@@ -134,7 +140,8 @@ trained: {counts.get("train", 0)} train and {counts.get("eval", 0)} held-out row
 mixture. Left out: {left_out}.
 
 ```python
-datasets.load_dataset("json", data_files={{"train": "train.jsonl", "eval": "eval.jsonl"}})
+import datasets
+rows = datasets.load_dataset("{where}")  # DatasetDict: train, eval
 ```
 
 Each row has `instruction`, `input`, `output`, its own `system` prompt where it has one, and where it came from: `source`,
@@ -144,8 +151,7 @@ Each row has `instruction`, `input`, `output`, its own `system` prompt where it 
 
 {data_table(subject, public_only=True)}
 
-Each row is under the licence it names; the whole may be passed on under the licence in this card's header. The counts in
-the table are those of the mixture, before rows were left out.
+{passed_on}. The counts in the table are those of the mixture, before rows were left out.
 
 ## Attribution
 

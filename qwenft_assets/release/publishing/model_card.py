@@ -37,7 +37,7 @@ def render_model_card(subject: Subject, content: ContentName) -> "ModelCard":
     sections = (
         _introduction(subject, content),
         "## Use\n\n" + _usage(subject, content),
-        "## What it bought\n\n" + _figures(subject),
+        "## Evaluation\n\n" + _figures(subject),
         "## Data\n\n" + data_table(subject) + "\n\n" + attribution(subject),
         "## Training\n\n" + _recipe(subject),
         "## Limits\n\n" + _limits(subject, content),
@@ -93,10 +93,18 @@ def _introduction(subject: Subject, content: ContentName) -> str:
     }[content]
     base = f"[{subject.base_model}](https://huggingface.co/{subject.base_model})"
     return (
-        f"# {model_name(subject)}\n\n{what} {base} (revision `{subject.base_revision}`), version "
+        f"# {model_name(subject)}\n\n{what} {base} ({_pinned(subject)}): version "
         f"`{subject.version}`, trained on mixture `{subject.mixture_version}`. `manifest.json` "
         "lists every file with its sha256; `qwenft verify <folder>` checks a copy against it."
     )
+
+
+def _pinned(subject: Subject) -> str:
+    """The base's commit on the Hub, or the beginning of the hash of the files it was read from."""
+    if subject.base_commit:
+        return f"revision `{subject.base_commit}`"
+    kind, _, digest = subject.base_revision.partition(":")
+    return f"as read from files with {kind} `{digest[:12]}`"
 
 
 def _usage(subject: Subject, content: ContentName) -> str:
@@ -110,11 +118,14 @@ import {library}, transformers
 model = {library}.{auto}.from_pretrained("{where}", dtype="bfloat16")
 tokenizer = transformers.AutoTokenizer.from_pretrained("{where}")
 prompt = tokenizer.apply_chat_template([{{"role": "user", "content": "What does an LDO do?"}}], add_generation_prompt=True, return_dict=True, return_tensors="pt")
-print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0]))
+print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0], skip_special_tokens=True))
 ```
 
-The chat template puts this system prompt first where none is given, as in training: "{SYSTEM_PROMPT}" A supplement
-follows the question after an empty line and the line `{INPUT_HEADING}`."""
+Where no system prompt is given, the chat template puts in the one of training:
+
+> {SYSTEM_PROMPT}
+
+Text to answer from goes below the question, after an empty line and the line `{INPUT_HEADING}`."""
 
 
 def _figures(subject: Subject) -> str:
@@ -136,7 +147,7 @@ def _figures(subject: Subject) -> str:
             f"{own['perplexity']:.2f} | {own['delta_loss']:+.4f} | {low:+.4f} to {high:+.4f} |"
         )
     if not subject.released:
-        lines += ["", "The release gate did not choose this version."]
+        lines += ["", "This version is not the released one."]
     return "\n".join(lines)
 
 
@@ -152,11 +163,11 @@ def _recipe(subject: Subject) -> str:
     sequences = f"{settings['step_sequences']} {'packs of rows' if packed else 'rows'}"
     facts = {
         "base weights in training": _weights_in_words(subject),
-        "LoRA": f"r {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']}",
+        "LoRA": f"r {lora['rank']}, alpha {lora['alpha']}, dropout {lora['dropout']:g}",
         "modules": ", ".join(lora["target_modules"]),
-        "epochs, steps": f"{settings['epochs']:g}, {record['steps']}",
-        "an optimizer step": sequences,
-        "peak learning rate": f"{settings['peak_learning_rate']:g}, {settings['lr_schedule']}",
+        "epochs; optimizer steps": f"{settings['epochs']:g}; {record['steps']}",
+        "in one optimizer step": sequences,
+        "learning rate": f"{settings['peak_learning_rate']:g} at its peak, {settings['lr_schedule']}",
         "optimizer": settings["optimizer"],
         "longest text": f"{settings['max_length_tokens']} tokens",
         "loss on": {"full": "the whole text", "answer": "the answer"}[settings["supervise"]],

@@ -21,7 +21,7 @@ class Publication:
 
     def as_json(self) -> dict[str, Any]:
         """What would go where: `files` with path, bytes and the way each goes."""
-        carried = self.target.carried(self.bundle)
+        planned = self.target.plan(self.bundle)
         return {
             "content": self.bundle.content,
             "version": self.subject.version,
@@ -29,10 +29,9 @@ class Publication:
             "where": self.target.describe(self.bundle),
             "folder": str(self.bundle.folder),
             "files": [
-                {"path": path, "bytes": size, "as": carried[path]}
-                for path, size in self.bundle.files.items()
+                {"path": file.path, "bytes": file.size_bytes, "as": file.way} for file in planned
             ],
-            "bytes": sum(self.bundle.files.values()),
+            "bytes": sum(file.size_bytes for file in planned),
             "private_train_rows": sum(s.train_rows for s in self.subject.shares if s.private),
         }
 
@@ -64,7 +63,7 @@ def prepare(
         target: Which way out.
         storage: Where the adapter lies.
         content: What of it; None: the adapter, or the code for `code-only`.
-        version: None: the champion.
+        version: Or `latest`; None: the champion.
         where: In place of what the config says.
         report_progress: Called while parts are made and scanned.
 
@@ -73,6 +72,10 @@ def prepare(
         AdapterError: There is no such adapter.
     """
     what: ContentName = content or ("code" if target == "code-only" else "adapter")
+    if target == "hub" and where:  # the card names the repository it is in
+        own = {"hub_dataset_repo" if what == "dataset" else "hub_repo": where}
+        publishing = config.publishing.model_copy(update=own)
+        config = config.model_copy(update={"publishing": publishing})
     place = make_target(target, config, what, where)
     subject = find_subject(config, recipe, version, storage)
     bundle = build_bundle(subject, what, report_progress)

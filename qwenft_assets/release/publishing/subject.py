@@ -119,13 +119,19 @@ def find_subject(
         storage: Where it lies.
 
     Raises:
-        AdapterError: There is no such version, or nothing was released.
-        PublishingError: It was not evaluated, or its base model has no public name.
+        AdapterError: There is no such version.
+        PublishingError: Nothing was released, it was not evaluated, or its base model has no public
+            name.
     """
+    champion = read_champion(storage, recipe)
+    if champion is None and which is None:
+        raise PublishingError(
+            f"{storage.release(recipe)}: nothing was released yet. Run `qwenft run --recipe "
+            f"{recipe}`, or name a version by --version (`latest`: the newest)."
+        )
     version = resolve_adapter(storage, recipe, which or "champion")
     if version is None:
         raise PublishingError(f"--version {NO_ADAPTER}: the base alone is not ours to publish.")
-    champion = read_champion(storage, recipe)
     evaluation = read_evaluation(storage, recipe, version)
     if evaluation is None:
         raise PublishingError(

@@ -20,10 +20,12 @@ VERSION = "0123456789abcdef"
 MIXTURE = "fedcba9876543210"
 COMMIT = "1" * 40
 BASE = "tiny/base-model"
-PRIVATE_REPORT = (
-    "The prototype of customer Meridian fails at minus twenty degrees because the crystal load "
-    "capacitors were chosen for the wrong package."
+# Backwards, since this file is part of the code that may be published, and the scan would find it.
+_PRIVATE_REPORT_BACKWARDS = (
+    "package. wrong the for chosen were capacitors load crystal the because "
+    "degrees twenty minus at fails Meridian customer of prototype The"
 )
+PRIVATE_REPORT = " ".join(_PRIVATE_REPORT_BACKWARDS.split()[::-1])
 PUBLISHING = """
 publishing:
   base_model: tiny/base-model

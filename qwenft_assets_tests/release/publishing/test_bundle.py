@@ -8,6 +8,7 @@ import pytest
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.release.publishing.bundle import build_bundle
 from qwenft_assets.release.publishing.manifest import verify_copy
+from qwenft_assets.release.publishing.subject import find_subject
 from qwenft_assets.release.publishing.weights import round_to_bf16, weights_dtype
 from qwenft_assets_tests.release.publishing.conftest import BASE, MIXTURE, PRIVATE_REPORT, VERSION
 
@@ -120,6 +121,14 @@ def test_a_version_that_was_not_evaluated_is_refused(released):
         released.subject()
 
 
+def test_before_a_release_a_version_must_be_named(released):
+    (released.storage.release("small") / "champion.json").unlink()
+    with pytest.raises(PublishingError, match=r"nothing was released yet\..*--version"):
+        released.subject()
+    subject = find_subject(released.config, "small", "latest", released.storage)
+    assert (subject.version, subject.released) == (VERSION, False)
+
+
 def test_the_dataset_of_a_mixture_that_is_gone_is_refused_and_the_adapter_is_not(released):
     manifest = released.storage.mixed_dataset("small") / "manifest.json"
     manifest.write_text('{"version": "another"}', encoding="utf-8")
@@ -193,7 +202,11 @@ def test_code_leaves_without_private_reports_and_uncommitted_files(released, tmp
     assert len(commit) == 40
     (folder / "run.sh").chmod(0o644)
     restore_modes(folder, project)
-    assert [p.name for p in folder.rglob("*") if p.is_file()] == ["run.sh"]
+    assert sorted(path.name for path in folder.rglob("*") if path.is_file()) == [
+        ".gitattributes", ".gitignore", "requirements.txt", "run.sh",
+    ]  # fmt: skip
+    assert "/data/my_dataset.json\n" in (folder / ".gitignore").read_text(encoding="utf-8")
+    assert "*.safetensors filter=lfs" in (folder / ".gitattributes").read_text(encoding="utf-8")
     assert (folder / "run.sh").stat().st_mode & 0o111
     (project / "model.safetensors").write_bytes(b"w")
     for command in (("add", "."), ("commit", "-qm", "weights")):

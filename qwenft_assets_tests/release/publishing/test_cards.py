@@ -79,4 +79,8 @@ def test_bundled_stand_ins_are_not_passed_off_as_the_datasets(released):
     )
     card: Any = render_model_card(bundled, "adapter")
     assert card.data.datasets == ["me/tiny-mixture"]
-    assert "bundled stand-in for [qiaojin/PubMedQA]" in str(card)
+    text = str(card)
+    assert "bundled stand-in for [qiaojin/PubMedQA]" in text
+    assert "written for the qwenft project" in text
+    for of_the_real_ones in (COMMIT, "aclanthology.org", "by their authors"):
+        assert of_the_real_ones not in text

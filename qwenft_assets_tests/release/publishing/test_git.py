@@ -30,7 +30,8 @@ def bare(tmp_path):
 @needs_lfs
 def test_a_clone_holds_the_copy_with_weights_from_lfs(released, bare, tmp_path):
     publication = released.prepare("git-lfs", where=str(bare))
-    ways = {file["path"]: file["as"] for file in publication.as_json()["files"]}
+    planned = publication.as_json()["files"]
+    ways = {file["path"]: file["as"] for file in planned}
     assert ways["adapter_model.safetensors"] == ways["tokenizer.json"] == "git lfs"
     assert ways["README.md"] == "git"
     assert not publication.publish().unchanged
@@ -38,6 +39,9 @@ def test_a_clone_holds_the_copy_with_weights_from_lfs(released, bare, tmp_path):
     assert pointer.startswith("version https://git-lfs.github.com/spec/v1")
     git("clone", "--quiet", "--branch", "adapter", bare.as_uri(), str(tmp_path / "clone"))
     git("-C", str(tmp_path / "clone"), "lfs", "pull")
+    arrived = git("-C", str(tmp_path / "clone"), "ls-files").splitlines()
+    sizes = {path: (tmp_path / "clone" / path).stat().st_size for path in arrived}
+    assert sizes == {file["path"]: file["bytes"] for file in planned}
     assert verify_copy(tmp_path / "clone").manifest["base_model"] == BASE
     assert "*.safetensors filter=lfs" in (tmp_path / "clone" / ".gitattributes").read_text()
 

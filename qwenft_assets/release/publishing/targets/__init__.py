@@ -62,4 +62,4 @@ def _repository(value: str, key: str) -> str:
 
 def _folder(where: str | None, path: str) -> Path:
     """A path: of the command line from here, of the config from the project's root."""
-    return (Path.cwd() if where else PROJECT_ROOT) / Path(path).expanduser()
+    return ((Path.cwd() if where else PROJECT_ROOT) / Path(path).expanduser()).resolve()

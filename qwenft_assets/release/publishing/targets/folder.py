@@ -7,7 +7,7 @@ from pathlib import Path
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.release.publishing.bundle import Bundle
 from qwenft_assets.release.publishing.manifest import MANIFEST_FILE, verify_copy
-from qwenft_assets.release.publishing.targets.target import Outcome
+from qwenft_assets.release.publishing.targets.target import Outcome, PlannedFile
 from qwenft_assets.storage import atomic_folder, read_json
 
 
@@ -21,9 +21,9 @@ class FolderTarget:
         """The folder of the copy."""
         return f"folder {self.root / bundle.name}"
 
-    def carried(self, bundle: Bundle) -> dict[str, str]:
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
         """Every file is copied."""
-        return dict.fromkeys(bundle.files, "copy")
+        return [PlannedFile(path, size, "copy") for path, size in bundle.files.items()]
 
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
         """Copy, or find an intact copy of the same files; it appears whole or not at all."""

@@ -14,7 +14,7 @@ from qwenft_assets.release.publishing.repository_files import (
     MAX_PLAIN_BYTES,
     write_repository_files,
 )
-from qwenft_assets.release.publishing.targets.target import Outcome
+from qwenft_assets.release.publishing.targets.target import Outcome, PlannedFile
 
 
 @dataclass(frozen=True)
@@ -29,15 +29,20 @@ class GitTarget:
         """The repository and its branch."""
         return f"branch {self.branch} of {without_secret(self.remote)}"
 
-    def carried(self, bundle: Bundle) -> dict[str, str]:
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
         """Through Git LFS or as plain files, as git itself reads the attributes."""
+        if not self.use_lfs:
+            return [PlannedFile(path, size, "git") for path, size in bundle.files.items()]
         with tempfile.TemporaryDirectory(prefix="qwenft-") as folder:
             repository = _Repository(Path(folder))
             repository.git("init", "--quiet")
-            if self.use_lfs:
-                write_repository_files(Path(folder))
-            attributes = repository.lfs_paths(list(bundle.files))
-        return {path: "git lfs" if path in attributes else "git" for path in bundle.files}
+            own = write_repository_files(Path(folder))
+            sizes = {file.name: file.stat().st_size for file in own} | bundle.files
+            by_lfs = repository.lfs_paths(list(sizes))
+        return [
+            PlannedFile(path, size, "git lfs" if path in by_lfs else "git")
+            for path, size in sizes.items()
+        ]
 
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
         """Commit and push, or find that the branch holds exactly these files.

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.release.publishing.bundle import Bundle
-from qwenft_assets.release.publishing.retries import asked
-from qwenft_assets.release.publishing.targets.target import Outcome
+from qwenft_assets.release.publishing.targets.asking import asked
+from qwenft_assets.release.publishing.targets.target import Outcome, PlannedFile
 
 if TYPE_CHECKING:
     import httpx
@@ -40,7 +40,7 @@ class GitHubTarget:
         """The repository and the tag."""
         return f"release {bundle.name} of {self.repo} on GitHub"
 
-    def carried(self, bundle: Bundle) -> dict[str, str]:
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
         """Every file is an asset.
 
         Raises:
@@ -56,7 +56,7 @@ class GitHubTarget:
                     f"{path}: {size / 2**30:.1f} GiB, GitHub takes less than 2. Lower "
                     "publishing.shard_gb."
                 )
-        return dict.fromkeys(bundle.files, "asset")
+        return [PlannedFile(path, size, "asset") for path, size in bundle.files.items()]
 
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
         """Complete a draft of this tag, then publish it.
@@ -65,7 +65,7 @@ class GitHubTarget:
             PublishingError: GitHub said no, went on failing, or has a release of this tag with other
                 files.
         """
-        self.carried(bundle)
+        self.plan(bundle)
         with self._client() as client:
             release = self._find(client, bundle.name)
             if release and not release["draft"]:

@@ -10,8 +10,8 @@ from qwenft_assets.progress import ReportProgress
 from qwenft_assets.release.publishing.bundle import Bundle
 from qwenft_assets.release.publishing.manifest import MANIFEST_FILE
 from qwenft_assets.release.publishing.repository_files import LFS_PATTERNS
-from qwenft_assets.release.publishing.retries import asked
-from qwenft_assets.release.publishing.targets.target import Outcome
+from qwenft_assets.release.publishing.targets.asking import asked
+from qwenft_assets.release.publishing.targets.target import Outcome, PlannedFile
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -33,12 +33,12 @@ class HubTarget:
         seen = "private" if self.private else "public"
         return f"{_repo_type(bundle)} {self.repo_id} on the Hub ({seen} if it is created)"
 
-    def carried(self, bundle: Bundle) -> dict[str, str]:
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
         """As the Hub's own rules will have it, in all likelihood."""
-        return {
-            path: "lfs" if any(PurePosixPath(path).match(p) for p in LFS_PATTERNS) else "commit"
-            for path in bundle.files
-        }
+        return [
+            PlannedFile(path, size, "lfs" if _matches_lfs(path) else "commit")
+            for path, size in bundle.files.items()
+        ]
 
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
         """Create the repository, upload what it lacks, commit all at once.
@@ -104,6 +104,10 @@ class HubTarget:
             raise PublishingError(
                 f"{self.repo_id}: the Hub's client refuses it: {problem}."
             ) from error
+
+
+def _matches_lfs(path: str) -> bool:
+    return any(PurePosixPath(path).match(pattern) for pattern in LFS_PATTERNS)
 
 
 def _repo_type(bundle: Bundle) -> str:

@@ -15,15 +15,27 @@ class Outcome(NamedTuple):
     """It was there already, whole; nothing was sent."""
 
 
+class PlannedFile(NamedTuple):
+    """A file that would arrive, and how it would go."""
+
+    path: str
+    size_bytes: int
+    way: str
+
+
 class Target(Protocol):
-    """A place for copies. `describe` and `carried` ask nobody; only `publish` does."""
+    """A place for copies. `describe` and `plan` ask nobody; only `publish` does."""
 
     def describe(self, bundle: Bundle) -> str:
         """Where the copy would go, in words."""
         ...
 
-    def carried(self, bundle: Bundle) -> dict[str, str]:
-        """How each file would go, by path."""
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
+        """Every file that would arrive.
+
+        Raises:
+            PublishingError: One cannot go there.
+        """
         ...
 
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
