@@ -16,7 +16,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from qwenft_assets.training.engines.peft import (  # noqa: E402
     load_base,
     load_tokenizer,
 )
-from qwenft_assets.training.loss import span_losses  # noqa: E402
+from qwenft_assets.training.loss import SpanLosses, span_losses  # noqa: E402
 from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
 
 BUNDLED = PROJECT_ROOT / ("data/samples/qiaojin/PubMedQA/pqa_labeled/train-00000-of-00001.parquet")
@@ -75,35 +75,38 @@ def with_adapter(model: Any, adapter: Path | None) -> Any:
     return wrapped
 
 
-def sums(
-    model: Any, tokens: Sequence[TokenRow], batch_rows: int
-) -> tuple[list[float], list[float]]:
-    """Nats of each row, whole text and answer, in batches of so many rows in the order given."""
-    losses = [
+def losses_of(model: Any, tokens: Sequence[TokenRow], batch_rows: int) -> list[SpanLosses]:
+    """Each row's losses, in batches of so many rows in the order given."""
+    return [
         loss
         for start in range(0, len(tokens), batch_rows)
         for loss in span_losses(model, tokens[start : start + batch_rows])
     ]
-    return [loss.full.nll for loss in losses], [loss.answer.nll for loss in losses]
 
 
-def log_likelihoods(
-    model: Any, tokenizer: Any, tokens: Sequence[TokenRow]
-) -> tuple[str, list[float]]:
-    """Who computed them, and the answers' log-likelihoods, negated."""
+def independent(
+    model: Any, tokenizer: Any
+) -> tuple[str, Callable[[Sequence[TokenRow]], list[float]]]:
+    """Who else computes log-likelihoods, and the function that does: the answers', negated."""
     if importlib.util.find_spec("lm_eval") is None:
-        return "all logits, one row at a time", [_of_all_logits(model, row) for row in tokens]
+        return "all logits, one row at a time", lambda rows: [
+            _of_all_logits(model, r) for r in rows
+        ]
     huggingface: Any = importlib.import_module("lm_eval.models.huggingface")
     judge = huggingface.HFLM(
         pretrained=model, tokenizer=tokenizer, batch_size=1, add_bos_token=False
     )
-    # As tokens: from text, lm-eval would count the newline before the answer as part of it.
-    requests = [
-        (("", ""), row.input_ids[: row.answer_start], row.input_ids[row.answer_start :])
-        for row in tokens
-    ]
-    answers = judge._loglikelihood_tokens(requests, disable_tqdm=True)  # noqa: SLF001
-    return f"lm-eval {version('lm-eval')} HFLM", [-float(answer[0]) for answer in answers]
+
+    def judged(rows: Sequence[TokenRow]) -> list[float]:
+        # As tokens: from text, lm-eval would count the newline before the answer as part of it.
+        requests = [
+            (("", ""), row.input_ids[: row.answer_start], row.input_ids[row.answer_start :])
+            for row in rows
+        ]
+        answers = judge._loglikelihood_tokens(requests, disable_tqdm=True)  # noqa: SLF001
+        return [-float(answer[0]) for answer in answers]
+
+    return f"lm-eval {version('lm-eval')} HFLM", judged
 
 
 def _of_all_logits(model: Any, row: TokenRow) -> float:
@@ -112,6 +115,31 @@ def _of_all_logits(model: Any, row: TokenRow) -> float:
         logits = model(input_ids=ids).logits[0].float()
     chosen = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[row.answer_start - 1 :, 0]
     return -float(chosen.double().sum())
+
+
+def compared(
+    tokens: Sequence[TokenRow],
+    by_batch: Mapping[int, Sequence[SpanLosses]],
+    expected: Sequence[float],
+) -> dict[str, Any]:
+    """The figures of the rows so far: ours against the others', and ours by batch size."""
+    answers = [loss.answer.nll for loss in by_batch[BATCH_ROWS[-1]]]
+    full = {size: [loss.full.nll for loss in losses] for size, losses in by_batch.items()}
+    totals = [sum(losses) for losses in full.values()]
+    return {
+        "rows": len(tokens),
+        "tokens": sum(len(row.input_ids) for row in tokens),
+        "truncated_rows": sum(row.truncated for row in tokens),
+        "summed_nats": round(sum(answers), 3),
+        "independent_nats": round(sum(expected), 3),
+        "relative_difference_of_sums": abs(sum(answers) / sum(expected) - 1),
+        "largest_relative_difference_of_a_row": largest_difference(answers, expected),
+        "batch_rows": BATCH_ROWS,
+        "relative_spread_of_sums_over_batches": max(totals) / min(totals) - 1,
+        "largest_relative_difference_of_a_row_over_batches": max(
+            largest_difference(losses, full[BATCH_ROWS[-1]]) for losses in full.values()
+        ),
+    }
 
 
 def largest_difference(found: Sequence[float], expected: Sequence[float]) -> float:
@@ -136,24 +164,19 @@ def main() -> None:
         model = with_adapter(load_base(base, "fp32", options.device), options.adapter)
     mixed = read_rows(options.pubmedqa, options.rows)
     tokens = tokenize_rows(mixed, tokenizer.backend_tokenizer, settings)
-    by_batch = {size: sums(model, tokens, size) for size in BATCH_ROWS}
-    judge, expected = log_likelihoods(model, tokenizer, tokens)
-    full, answers = by_batch[BATCH_ROWS[-1]]
-    totals = {size: sum(both[0]) for size, both in by_batch.items()}
+    who, judged = independent(model, tokenizer)
+    by_batch: dict[int, list[SpanLosses]] = {size: [] for size in BATCH_ROWS}
+    expected: list[float] = []
+    for start in range(0, len(tokens), BATCH_ROWS[-1]):  # a block: all that is computed of its rows
+        block = tokens[start : start + BATCH_ROWS[-1]]
+        for size, losses in by_batch.items():
+            losses.extend(losses_of(model, block, size))
+        expected += judged(block)
+        found = compared(tokens[: len(expected)], by_batch, expected)
+        print(f"  {len(expected)}/{len(tokens)} rows: {found}", file=sys.stderr, flush=True)
     figures = {
-        "rows": len(tokens),
-        "tokens": sum(len(row.input_ids) for row in tokens),
-        "truncated_rows": sum(row.truncated for row in tokens),
-        "independent": judge,
-        "summed_nats": round(sum(answers), 3),
-        "independent_nats": round(sum(expected), 3),
-        "relative_difference_of_sums": abs(sum(answers) / sum(expected) - 1),
-        "largest_relative_difference_of_a_row": largest_difference(answers, expected),
-        "batch_rows": BATCH_ROWS,
-        "relative_spread_of_sums_over_batches": max(totals.values()) / min(totals.values()) - 1,
-        "largest_relative_difference_of_a_row_over_batches": max(
-            largest_difference(both[0], full) for both in by_batch.values()
-        ),
+        **compared(tokens, by_batch, expected),
+        "independent": who,
         "adapter": "trained" if options.adapter else "random",
         "machine": torch.cuda.get_device_name()
         if options.device == "cuda"

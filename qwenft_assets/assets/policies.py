@@ -4,7 +4,7 @@ https://docs.dagster.io/guides/automate/declarative-automation
 """
 
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import dagster as dg
 
@@ -26,13 +26,15 @@ class RecipeSwitchedOn(dg.AutomationCondition[dg.AssetKey]):
         return dg.AutomationResult(context, true_subset=true_subset)
 
 
-_news: dg.AutomationCondition[Any] = (
+# Dagster types its operands by what they are built over, and its methods by what may use them.
+_NEWS = cast(
+    "dg.AutomationCondition[Any]",
     dg.AutomationCondition.any_deps_match(dg.AutomationCondition.data_version_changed())
     | dg.AutomationCondition.code_version_changed()
-    | dg.AutomationCondition.missing()
+    | dg.AutomationCondition.missing(),
 )
 DATA_CHANGED = (
-    _news.since_last_handled()
+    _NEWS.since_last_handled()
     & ~dg.AutomationCondition.any_deps_missing()
     & ~dg.AutomationCondition.any_deps_in_progress()
     & ~dg.AutomationCondition.in_progress()

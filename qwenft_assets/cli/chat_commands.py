@@ -3,18 +3,16 @@
 import shlex
 import threading
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 from qwenft_assets.errors import PromptError, QwenftError
 from qwenft_assets.inference.conversation import Conversation
-from qwenft_assets.inference.generate import Answer
 from qwenft_assets.inference.load import NO_ADAPTER, AnsweringModels
 from qwenft_assets.text.chatml import SYSTEM_PROMPT
 
 LEAVE_WORDS = {"exit", "quit"}
-BASE_WORDS = {"base", NO_ADAPTER}
 
 
 class View(Protocol):
@@ -142,17 +140,24 @@ def _params(chat: Chat, argument: str) -> None:  # noqa: ARG001
 
 
 def _compare(chat: Chat, argument: str) -> None:
-    left_name, right_name, question = _what_to_compare(chat, argument)
+    names, question = _what_to_compare(chat, argument)
     conversation = chat.conversation
-    left = chat.models.get(left_name)
-    right = chat.models.get(right_name)
-    seed = conversation.decoding.seed
+    past = conversation.exchanges
+    if not question:
+        if not past:
+            raise PromptError(
+                "/compare needs a question: write it behind the command, or ask one first."
+            )
+        *past, last = past
+        question = last.question
+    prompt = replace(conversation, exchanges=past).prompt(question)
+    models = [chat.models.get(name) for name in names]
+    decoding = conversation.decoding
     chat.view.stop.clear()
     shown: list[tuple[str, str]] = []
-    for name, model in ((left_name, left), (right_name, right)):
-        decoding = conversation.decoding.model_copy(update={"seed": seed})
-        answer = model.answer(conversation.prompt(question), decoding, chat.view.stop)
-        seed = answer.seed
+    for name, model in zip(names, models, strict=True):
+        answer = model.answer(prompt, decoding, chat.view.stop)
+        decoding = decoding.model_copy(update={"seed": answer.seed})
         version = model.adapter_version
         title = "base" if version is None else name if name == version else f"{name} {version}"
         chat.view.waiting(f"{title} answers", answer)
@@ -163,31 +168,25 @@ def _compare(chat: Chat, argument: str) -> None:
     chat.view.side_by_side(*shown)
 
 
-def _what_to_compare(chat: Chat, argument: str) -> tuple[str, str, str]:
-    words = argument.split(maxsplit=2)
-    names = {*BASE_WORDS, "champion", "latest", "candidate", *chat.models.versions()}
-    pair: tuple[str, str] | None = None
-    if len(words) > 1 and words[0] in names and words[1] in names:
-        pair = words[0], words[1]
-        argument = words[2] if len(words) > 2 else ""  # noqa: PLR2004
-    exchanges = chat.conversation.exchanges
-    question = argument or (exchanges[-1].question if exchanges else "")
-    if not question:
-        raise PromptError(
-            "/compare needs a question: write it behind the command, or ask one first."
-        )
-    if pair is None:
-        here = chat.conversation.model.adapter_version
-        pair = NO_ADAPTER, here or "latest"
+def _what_to_compare(chat: Chat, argument: str) -> tuple[tuple[str, str], str]:
+    """Two adapters, and the question; none where the last one is meant."""
     aliases = {"base": NO_ADAPTER, "candidate": "latest"}
-    return aliases.get(pair[0], pair[0]), aliases.get(pair[1], pair[1]), question
+    names = {*aliases, NO_ADAPTER, "champion", "latest", *chat.models.versions()}
+    left, right, question = (*argument.split(maxsplit=2), "", "", "")[:3]
+    if left in names and right in names:
+        return (aliases.get(left, left), aliases.get(right, right)), question
+    return (NO_ADAPTER, chat.conversation.model.adapter_version or "latest"), argument
 
 
 def _retry(chat: Chat, argument: str) -> None:  # noqa: ARG001
     exchange = chat.conversation.undo()
     if exchange is None:
         raise PromptError("nothing to try again: no question was asked yet.")
-    chat.ask(exchange.question)
+    try:
+        chat.ask(exchange.question)
+    except PromptError:  # it no longer fits: a longer system prompt, say
+        chat.conversation.exchanges.append(exchange)
+        raise
 
 
 def _undo(chat: Chat, argument: str) -> None:  # noqa: ARG001
@@ -228,24 +227,19 @@ def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
     answer = chat.conversation.last_answer
     if answer is None:
         raise PromptError("no figures yet: nothing was answered.")
-    chat.view.note(describe_answer(answer))
-    model = chat.conversation.model
-    used = chat.conversation.used_tokens()
+    model, speed = chat.conversation.model, answer.tokens_per_second
     weights = "merged bf16, compiled" if model.is_merged else "as trained"
-    chat.view.note(
-        f"window {used} of {model.window_tokens} tokens; loaded in {model.load_seconds:.1f} s, "
-        f"weights {weights}"
-    )
-
-
-def describe_answer(answer: Answer) -> str:
-    """An answer's figures in one line."""
-    speed = answer.tokens_per_second
-    return (
-        f"{_count(answer.prompt_tokens, 'prompt token')}, {_count(answer.tokens, 'token')} in "
-        f"{answer.seconds:.1f} s; first after {answer.first_token_seconds or 0:.2f} s"
-        + (f", then {speed:.1f} tokens/s" if speed else "")
-        + f"; ended by {answer.finish_reason}; seed {answer.seed}"
+    chat.view.table(
+        (
+            ("prompt", _count(answer.prompt_tokens, "token")),
+            ("answer", f"{_count(answer.tokens, 'token')}, ended by {answer.finish_reason}"),
+            ("first token after", f"{answer.first_token_seconds or 0:.2f} s"),
+            ("speed", f"{speed:.1f} tokens/s" if speed else "one token has none"),
+            ("time", f"{answer.seconds:.1f} s"),
+            ("seed", str(answer.seed)),
+            ("window", f"{chat.conversation.used_tokens()} of {model.window_tokens} tokens"),
+            ("loaded in", f"{model.load_seconds:.1f} s, weights {weights}"),
+        )
     )
 
 

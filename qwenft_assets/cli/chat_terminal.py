@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.columns import Columns
+from rich.box import ROUNDED
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markdown import Markdown
-from rich.panel import Panel
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -73,15 +72,15 @@ class TerminalView:
                 pass
 
     def side_by_side(self, left: tuple[str, str], right: tuple[str, str]) -> None:
-        """Two panels; one above the other where the terminal is narrow."""
-        width = self._console.width // 2
-        if self._console.width < LEAST_COLUMNS_SIDE_BY_SIDE:
-            width = self._console.width
-        panels = [
-            Panel(Markdown(text), title=title, border_style="dim", width=width)
-            for title, text in (left, right)
-        ]
-        self._console.print(Columns(panels, padding=(0, 0), expand=False))
+        """Two columns; one above the other where the terminal is narrow."""
+        answers = (left, right)
+        is_narrow = self._console.width < LEAST_COLUMNS_SIDE_BY_SIDE
+        for shown in [(answer,) for answer in answers] if is_narrow else [answers]:
+            table = Table(box=ROUNDED, border_style="dim", expand=True)
+            for title, _ in shown:
+                table.add_column(Text(title, style="cyan"), ratio=1)
+            table.add_row(*(Markdown(text) for _, text in shown))
+            self._console.print(table)
 
     @contextmanager
     def _answering(self, first: RenderableType) -> Iterator[Live]:

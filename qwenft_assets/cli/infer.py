@@ -156,4 +156,4 @@ def _answer_batch(
         print(json.dumps({**figures, "tokens": report.tokens}))
     else:
         resumed = f", {report.resumed} of them by an earlier run" if report.resumed else ""
-        print(f"{target}: {report.rows} answers, {report.tokens} tokens{resumed}")
+        print(f"{target}: {report.rows} answered, {report.tokens} tokens{resumed}")

@@ -47,18 +47,16 @@ def list_(
     if as_json:
         _print_json({"recipe": name, "champion": champion, "history": history})
         return
-    table = Table()
-    for column in ("", "version", "at (UTC)", "action", "who", "perplexity", "why"):
-        table.add_column(column, justify="right" if column == "perplexity" else "left")
+    table = Table(show_lines=True)
+    for column in ("", "version", "decision (UTC)", "perplexity", "why"):
+        table.add_column(column, no_wrap=column == "version")  # `promote` asks for the whole of it
     last = {line["version"]: number for number, line in enumerate(history)}
     for number, line in enumerate(history):
         table.add_row(
             "*" if line["version"] == champion and last[line["version"]] == number else "",
             line["version"],
-            line["at"][:16].replace("T", " "),
-            line["action"],
-            escape(line["who"]),
-            f"{line['base_perplexity']:.2f} → {line['perplexity']:.2f}",
+            f"{line['at'][:16].replace('T', ' ')}\n{line['action']} by {escape(line['who'])}",
+            f"{line['base_perplexity']:.2f}\n→ {line['perplexity']:.2f}",
             escape("; ".join(line["reasons"])),
         )
     Console(highlight=False).print(table if history else "nothing was decided yet")

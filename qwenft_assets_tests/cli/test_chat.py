@@ -140,11 +140,32 @@ def test_stats_are_those_of_the_last_answer(chat, capsys):
     chat.handle("Why?")
     capsys.readouterr()
     chat.handle("/stats")
-    first, second = capsys.readouterr().err.splitlines()
-    prompt = chat.conversation.last_answer.prompt_tokens
-    assert first.startswith(f"({prompt} prompt tokens, 8 tokens in ")
-    assert "tokens/s; ended by length; seed " in first
-    assert f"(window {chat.conversation.used_tokens()} of 1024 tokens; loaded in" in second
+    shown = dict(line.split("\t") for line in capsys.readouterr().out.splitlines())
+    answer = chat.conversation.last_answer
+    assert shown["prompt"] == f"{answer.prompt_tokens} tokens"
+    assert shown["answer"] == "8 tokens, ended by length"
+    assert shown["speed"] == f"{answer.tokens_per_second:.1f} tokens/s"
+    assert shown["seed"] == str(answer.seed)
+    assert shown["window"] == f"{chat.conversation.used_tokens()} of 1024 tokens"
+
+
+def test_the_last_question_is_compared_as_it_was_asked(models, chat, capsys):
+    chat.handle("Why?")
+    chat.handle("And then?")
+    answers = [exchange.answer for exchange in chat.conversation.exchanges]
+    capsys.readouterr()
+    chat.handle("/compare")
+    base = answer_of(models, "none", "Why?", answers[0], "And then?")
+    assert capsys.readouterr().out == f"[base]\n{base}\n[{CHAMPION}]\n{answers[1]}\n"
+    assert base != answers[1]
+
+
+def test_a_retry_that_no_longer_fits_takes_nothing_away(chat, capsys):
+    chat.handle("Why?")
+    chat.handle(f"/system {'Be brief. ' * 1000}")
+    chat.handle("/retry")
+    assert "Shorten it" in capsys.readouterr().err
+    assert [exchange.question for exchange in chat.conversation.exchanges] == ["Why?"]
 
 
 @pytest.mark.parametrize(
