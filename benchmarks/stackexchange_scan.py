@@ -1,6 +1,6 @@
 """Scanning Stack Exchange: the usual row-by-row loop against this project's scan.
 
-    python benchmarks/stackexchange_scan.py [--questions 200000]
+    python benchmarks/stackexchange_scan.py [--questions 200000] [--rounds 3]
 
 Writes generated questions with answers in the real schema (HTML of 200 to 4,000 characters, 5 % on
 topic), then, each in a process of its own, one after the other:
@@ -66,6 +66,7 @@ def main() -> None:
     """Generate, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=200_000)
+    parser.add_argument("--rounds", type=int, default=3, help="of all three; medians are printed")
     parser.add_argument("--only", choices=("rowwise", "ours"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -77,11 +78,16 @@ def main() -> None:
         once, twice = Path(folder) / "once", Path(folder) / "twice"
         generate(once, options.questions)
         generate(twice, 2 * options.questions)
-        results = {
-            "rowwise": in_own_process("rowwise", once),
-            "ours": in_own_process("ours", once),
-            "ours_twice": in_own_process("ours", twice),
+        of_each = {
+            "rowwise": ("rowwise", once),
+            "ours": ("ours", once),
+            "ours_twice": ("ours", twice),
         }
+        rounds = [
+            {name: in_own_process(*what) for name, what in of_each.items()}
+            for _ in range(options.rounds)
+        ]
+        results = {name: median_run([a_round[name] for a_round in rounds]) for name in of_each}
         kept = set(results["ours"].pop("kept"))
         results["ours_twice"].pop("kept")
         reference = whole_word_reference(once)
@@ -106,6 +112,12 @@ def in_own_process(what: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--only", what, "--folder", str(folder)]
     answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return json.loads(answer.stdout.splitlines()[-1])
+
+
+def median_run(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The run of median speed, with the largest memory of all."""
+    run = sorted(runs, key=lambda result: result["seconds"])[len(runs) // 2]
+    return {**run, "peak_rss_mib": max(result["peak_rss_mib"] for result in runs)}
 
 
 def rowwise(folder: Path) -> dict[str, Any]:

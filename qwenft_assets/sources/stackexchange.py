@@ -166,7 +166,9 @@ def _read_shard(
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
         groups = list(range(parquet.num_row_groups))
-        steps = [groups[n : n + GROUPS_AT_ONCE] for n in range(0, len(groups), GROUPS_AT_ONCE)]
+        starts = range(1, len(groups), GROUPS_AT_ONCE)
+        # The first is small: nothing can be done until it is there.
+        steps = [groups[:1], *(groups[n : n + GROUPS_AT_ONCE] for n in starts)]
         for number, group in enumerate(
             _ahead(lambda n: _match(parquet, steps[n], domain), len(steps))
         ):

@@ -148,7 +148,7 @@ def test_a_hub_that_never_answers_well_is_one_clear_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("revision", "wanted"), [("no-such-tag", "no-such-tag"), (None, "404 Not Found")]
+    ("revision", "wanted"), [("no-such-tag", "no-such-tag"), (None, "Repository Not Found")]
 )
 def test_what_the_hub_does_not_have_is_said_at_once(tmp_path, revision, wanted):
     folder = SAMPLES if revision else tmp_path
