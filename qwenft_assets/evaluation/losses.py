@@ -7,11 +7,21 @@ from typing import Any
 
 from qwenft_assets.errors import AdapterError, DeviceError
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
+from qwenft_assets.training.batches import flatten
+from qwenft_assets.training.decoder import FlatDecoder, supports
+from qwenft_assets.training.device import GIB
+from qwenft_assets.training.loss import (
+    HiddenStates,
+    SpanLosses,
+    batches_by_length,
+    span_losses,
+)
 from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
 from qwenft_assets.training.tokens import TokenRow
 
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
+WORKING_GIB = 4.0
+"""What a batch takes beside the weights, generously."""
 PEFT_NAMES = {ADAPTER: "default", CHAMPION: "champion"}
 
 
@@ -50,26 +60,74 @@ def losses_by_model(
     batch_tokens: int,
     who: Sequence[str],
     report_progress: ReportProgress = no_progress,
+    *,
+    flat: bool | None = None,
 ) -> Mapping[str, list[SpanLosses]]:
     """Each row's losses under each of `who`, in the order of the rows.
 
     Every batch is read by all models before the next one, so that a run that is cut off, or memory
-    that does not suffice, shows at once; on the CPU the rows are encoded once.
+    that does not suffice, shows at once.
+
+    Args:
+        model: The PeftModel, with the champion beside it where `who` names it.
+        rows: To be read.
+        batch_tokens: Of a batch, with padding.
+        who: Of BASE, ADAPTER and CHAMPION.
+        report_progress: Called after each batch.
+        flat: Read rows without padding, by the decoder of training, where it knows the family; None:
+            on a GPU. The CPU takes the model's own forward, which nothing here has touched.
     """
+    on_gpu = model.device.type == "cuda"
+    decoder = flat_decoder(model) if (on_gpu if flat is None else flat) else None
     found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
     for indices in batches_by_length(rows, batch_tokens):
         batch = [rows[n] for n in indices]
         for name in who:
             with acting_as(model, name):
-                found[name].update(zip(indices, _within_memory(model, batch), strict=True))
+                hidden_states = _flat_hidden_states(decoder, name) if decoder else None
+                losses = _within_memory(model, batch, hidden_states)
+            found[name].update(zip(indices, losses, strict=True))
         report_progress(len(found[who[0]]), len(rows), "held-out rows")
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
 
 
-def _within_memory(model: Any, batch: Sequence[TokenRow]) -> list[SpanLosses]:
+def flat_decoder(model: Any) -> FlatDecoder | None:
+    """The model without padding and with fewer, larger products; None for families it does not know.
+
+    4-bit weights become bf16 once, where memory has room for both: the same numbers, without the
+    work of turning them into bf16 for every product.
+    """
+    import torch
+
+    causal = model.get_base_model()
+    if not supports(causal.config):
+        return None
+    in_4bit = [p for p in causal.parameters() if hasattr(p, "quant_state")]
+    if not in_4bit:
+        weights = "fp32" if causal.dtype == torch.float32 else "bf16"
+        return FlatDecoder(model, weights=weights, one_adapter=False)
+    needed_gib = sum(2 * p.quant_state.shape.numel() for p in in_4bit) / GIB + WORKING_GIB
+    has_room = torch.cuda.mem_get_info()[0] / GIB > needed_gib
+    return FlatDecoder(model, weights="nf4", keep_4bit=not has_room, one_adapter=False)
+
+
+def _flat_hidden_states(decoder: FlatDecoder, who: str) -> HiddenStates:
+    if who != BASE:
+        decoder.wear(PEFT_NAMES[who])
+
+    def hidden_states(rows: Sequence[TokenRow]) -> Any:
+        batch = flatten(rows, "full", decoder.head.device.type)
+        return decoder.hidden_states(batch, adapted=who != BASE)
+
+    return hidden_states
+
+
+def _within_memory(
+    model: Any, batch: Sequence[TokenRow], hidden_states: HiddenStates | None
+) -> list[SpanLosses]:
     """Losses of a batch, cut in two as often as memory asks for: no row's loss depends on others."""
     try:
-        return span_losses(model, batch)
+        return span_losses(model, batch, hidden_states)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -82,4 +140,5 @@ def _within_memory(model: Any, batch: Sequence[TokenRow]) -> list[SpanLosses]:
     # Not in the handler: there the traceback still holds the tensors of the failed pass.
     free_cached()
     middle = len(batch) // 2
-    return [*_within_memory(model, batch[:middle]), *_within_memory(model, batch[middle:])]
+    halves = batch[:middle], batch[middle:]
+    return [loss for half in halves for loss in _within_memory(model, half, hidden_states)]

@@ -22,7 +22,8 @@ def open_parquet(repository: Repository, path: str, shape: Shape) -> Iterator[pq
         SourceError: The file is broken, or a column is missing or of another type.
     """
     with repository.open(path) as file:
-        parquet = pq.ParquetFile(file)
+        # By its name, Arrow reads without the GIL; the file is on a disk, nothing to read ahead of.
+        parquet = pq.ParquetFile(file.name, pre_buffer=False)
         schema = parquet.schema_arrow
         for name, wanted in shape.items():
             index = schema.get_field_index(name)

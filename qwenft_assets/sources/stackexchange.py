@@ -200,12 +200,15 @@ def _ahead(make: Callable[[int], _Groups], count: int) -> Iterator[_Groups]:
 
 def _match(parquet: pq.ParquetFile, numbers: list[int], domain: Domain) -> _Groups:
     """Read the questions of some row groups; everything else only where one of them matches."""
-    questions = parquet.read_row_groups(numbers, columns=["question"]).column("question")
+    # This is a thread of its own: more of them would take turns with the one that uses the rows.
+    questions = parquet.read_row_groups(numbers, columns=["question"], use_threads=False)[
+        "question"
+    ]
     hits: Any = pc.fill_null(domain.matcher.mask(questions), cast("Any", False))
     if not (pc.sum(pc.cast(hits, pa.int64())).as_py() or 0):
         return _Groups(len(questions), questions.null_count, questions.nbytes, None)
     others = [name for name in SHAPE if name != "question"]
-    matched = parquet.read_row_groups(numbers, columns=others).filter(hits)
+    matched = parquet.read_row_groups(numbers, columns=others, use_threads=False).filter(hits)
     matched = matched.append_column("question", questions.filter(hits))
     read = questions.nbytes + matched.nbytes
     return _Groups(len(questions), questions.null_count, read, matched)

@@ -43,7 +43,9 @@ def supports(config: Any) -> bool:
 class FlatDecoder:
     """A PEFT model, or its base, as a function of flat batches."""
 
-    def __init__(self, model: Any, *, weights: str, keep_4bit: bool = False) -> None:
+    def __init__(
+        self, model: Any, *, weights: str, keep_4bit: bool = False, one_adapter: bool = True
+    ) -> None:
         """Stack the weights of a loaded model.
 
         Args:
@@ -52,6 +54,8 @@ class FlatDecoder:
                 for measuring: no config offers it until its quality is known.
             keep_4bit: Hold `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
                 same numbers, without the work of turning them into bf16 for every product.
+            one_adapter: The model's adapter is the only one it will wear, so that room beside the
+                weights can be cut to it.
 
         Raises:
             ConfigError: The model is of another family.
@@ -64,7 +68,8 @@ class FlatDecoder:
             )
         self.causal, self.core, self.config = causal, causal.model, causal.config
         self._hold = (weights, keep_4bit)
-        self._linear: list[LoraLinear] = []
+        self._one_adapter, self._worn = one_adapter, ADAPTER
+        self._linear: list[tuple[LoraLinear, Sequence[Any]]] = []
         self.layers = [_Layer(layer, self._stack, self.config) for layer in self.core.layers]
 
     @property
@@ -95,7 +100,7 @@ class FlatDecoder:
 
         x = self.core.embed_tokens(batch.input_ids)
         if adapted:
-            round_adapters(self._linear, x.dtype)
+            round_adapters([linear for linear, _ in self._linear], x.dtype)
         if noise_alpha is not None:
             x = x + neftune_noise(batch, x, noise_alpha)
         cos, sin = self.core.rotary_emb(x[None], batch.position_ids[None])  # (1, tokens, head size)
@@ -110,20 +115,27 @@ class FlatDecoder:
         norm = self.core.norm
         return fused(rms_norm, x.device.type)(x, norm.weight, norm.variance_epsilon)
 
+    def wear(self, adapter: str) -> None:
+        """Use the PEFT model's adapter of this name from now on.
+
+        Raises:
+            ValueError: The decoder was built for one adapter.
+        """
+        if self._one_adapter:
+            raise ValueError("the decoder was built for one adapter")
+        if adapter == self._worn:
+            return
+        self._worn = adapter
+        for linear, modules in self._linear:
+            linear.wear(*_adapter_of(modules, adapter))
+
     def _stack(self, modules: Sequence[Any]) -> LoraLinear:
         bases = [getattr(module, "base_layer", module) for module in modules]
-        parts: list[LoraPart] = []
-        start, scale, dropout = 0, 1.0, 0.0
-        for module, base in zip(modules, bases, strict=True):
-            if ADAPTER in getattr(module, "lora_A", {}):
-                a, b = (getattr(module, name)[ADAPTER].weight for name in ("lora_A", "lora_B"))
-                parts.append(LoraPart(start, base.out_features, a, b))
-                scale = module.scaling[ADAPTER]
-                dropout = getattr(module.lora_dropout[ADAPTER], "p", 0.0)
-            start += base.out_features
-        spare = spare_columns(parts, start, bases[0].in_features)
+        parts, scale, dropout = _adapter_of(modules, ADAPTER)
+        outputs = sum(base.out_features for base in bases)
+        spare = spare_columns(parts, outputs, bases[0].in_features) if self._one_adapter else 0
         stacked = LoraLinear(_frozen(bases, *self._hold, spare), parts, scale, dropout)
-        self._linear.append(stacked)
+        self._linear.append((stacked, modules))
         return stacked
 
 
@@ -212,6 +224,21 @@ def neftune_noise(batch: FlatBatch, embedded: "torch.Tensor", alpha: float) -> "
     by_token = bounds.repeat_interleave(torch.tensor(batch.lengths)).to(embedded.device)
     noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1, 1)
     return (noise * by_token[:, None]).to(embedded.dtype)
+
+
+def _adapter_of(modules: Sequence[Any], name: str) -> tuple[list[LoraPart], float, float]:
+    """The named adapter of stacked layers: its parts, alpha / rank, and dropout."""
+    parts: list[LoraPart] = []
+    start, scale, dropout = 0, 1.0, 0.0
+    for module in modules:
+        size = getattr(module, "base_layer", module).out_features
+        if name in getattr(module, "lora_A", {}):
+            a, b = (getattr(module, matrix)[name].weight for matrix in ("lora_A", "lora_B"))
+            parts.append(LoraPart(start, size, a, b))
+            scale = module.scaling[name]
+            dropout = getattr(module.lora_dropout[name], "p", 0.0)
+        start += size
+    return parts, scale, dropout
 
 
 def _frozen(

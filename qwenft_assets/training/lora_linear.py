@@ -42,8 +42,12 @@ class LoraLinear:
             scale: alpha / rank.
             dropout: Share of the adapter's inputs that training drops.
         """
-        self.weight, self.parts = weight, tuple(parts)
-        self.scale, self.dropout = scale, dropout
+        self.weight = weight
+        self.wear(parts, scale, dropout)
+
+    def wear(self, parts: Sequence[LoraPart], scale: float, dropout: float) -> None:
+        """Put on another adapter; the arguments are those of the constructor."""
+        self.parts, self.scale, self.dropout = tuple(parts), scale, dropout
         self.a: torch.Tensor | None = None
         """All A, (ranks, in), in the precision of the products."""
         self.b: tuple[torch.Tensor, ...] = ()

@@ -4,7 +4,7 @@ The usual evaluation averages the mean loss of each batch, so that the figure ch
 size (a reproduced case: perplexity 128 against 73). Sums over all tokens do not.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 HEAD_CHUNK_TOKENS = 1_024
 """Positions that pass the language head at once: the logits of 1,024 tokens of Qwen2.5 in fp32 take
 0.6 GiB, those of a batch of 8 x 2,048 would take 9.3."""
+
+
+HiddenStates = Callable[[Sequence[TokenRow]], "torch.Tensor"]
+"""The last hidden states of rows, one after another without padding: (tokens, hidden)."""
 
 
 class RowLoss(NamedTuple):
@@ -48,18 +52,27 @@ def row_losses(model: Any, rows: Sequence[TokenRow], supervise: str) -> list[Row
     Raises:
         EvaluationError: The model transforms its logits in a way this head does not.
     """
-    losses = _token_losses(model, rows, answers_only=supervise == "answer")
+    losses = _token_losses(model, rows, None, answers_only=supervise == "answer")
     return [RowLoss(float(of_row.sum()), len(of_row)) for of_row in losses]
 
 
-def span_losses(model: Any, rows: Sequence[TokenRow]) -> list[SpanLosses]:
+def span_losses(
+    model: Any, rows: Sequence[TokenRow], hidden_states: HiddenStates | None = None
+) -> list[SpanLosses]:
     """As `row_losses`, for `full` and `answer` at once.
+
+    Args:
+        model: A causal language model, or a PeftModel around one.
+        rows: The rows of one batch.
+        hidden_states: Takes the place of the model's own forward pass.
 
     Raises:
         EvaluationError: The model transforms its logits in a way this head does not.
     """
     losses: list[SpanLosses] = []
-    for row, of_row in zip(rows, _token_losses(model, rows, answers_only=False), strict=True):
+    for row, of_row in zip(
+        rows, _token_losses(model, rows, hidden_states, answers_only=False), strict=True
+    ):
         of_answer = of_row[len(of_row) - _answer_tokens(row) :]
         losses.append(
             SpanLosses(
@@ -71,7 +84,7 @@ def span_losses(model: Any, rows: Sequence[TokenRow]) -> list[SpanLosses]:
 
 
 def _token_losses(
-    model: Any, rows: Sequence[TokenRow], *, answers_only: bool
+    model: Any, rows: Sequence[TokenRow], hidden_states: HiddenStates | None, *, answers_only: bool
 ) -> list[npt.NDArray[np.float64]]:
     """Negative log-likelihood of each counted token, row by row; summed in float64 by the caller."""
     import torch
@@ -80,7 +93,7 @@ def _token_losses(
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     _refuse_scaled_logits(causal.config)
     with torch.inference_mode():
-        hidden = _hidden_states(causal, [row.input_ids for row in rows])  # (all tokens, hidden)
+        hidden = hidden_states(rows) if hidden_states else _hidden_states(causal, rows)
         sources: list[int] = []  # positions whose next token is counted
         targets: list[int] = []
         counts: list[int] = []
@@ -105,20 +118,19 @@ def _token_losses(
     return np.split(flat, np.cumsum(counts)[:-1])
 
 
-def _hidden_states(causal: Any, rows: Sequence[Sequence[int]]) -> "torch.Tensor":
+def _hidden_states(causal: Any, rows: Sequence[TokenRow]) -> "torch.Tensor":
     """Last hidden states of all rows, one after another without padding: (tokens, hidden).
 
     Padding stands on the right, where causal attention never looks: no mask is needed, and without
-    one attention takes its fastest kernel. An attention that reads rows of any length side by side
-    would take the place of this function, and nothing else would change.
+    one attention takes its fastest kernel.
     """
     import torch
 
     device = causal.get_input_embeddings().weight.device
-    lengths = torch.tensor([len(row) for row in rows])
+    lengths = torch.tensor([len(row.input_ids) for row in rows])
     input_ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.long)  # (rows, length)
     for n, row in enumerate(rows):
-        input_ids[n, : len(row)] = torch.tensor(row)
+        input_ids[n, : len(row.input_ids)] = torch.tensor(row.input_ids)
     hidden = causal.base_model(input_ids=input_ids.to(device), use_cache=False).last_hidden_state
     within = torch.arange(input_ids.shape[1]) < lengths[:, None]  # (rows, length)
     return hidden[within.to(hidden.device)]

@@ -9,6 +9,13 @@ import pytest
 
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import is_current, plan_evaluation
+from qwenft_assets.evaluation.losses import (
+    ADAPTER,
+    BASE,
+    CHAMPION,
+    add_champion,
+    losses_by_model,
+)
 from qwenft_assets.inference.load import load_model, resolve_adapter
 from qwenft_assets.mixture.build import build_mixture, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
@@ -18,7 +25,7 @@ from qwenft_assets.release.registry import promote, read_champion, release_adapt
 from qwenft_assets.storage import Storage, read_parquet, write_parquet
 from qwenft_assets.training.forward_passes import mean_loss
 from qwenft_assets.training.job import plan_training
-from qwenft_assets.training.tokens import tokenize_mixture
+from qwenft_assets.training.tokens import tokenize_mixture, tokenize_rows
 from qwenft_assets_tests.evaluation.trained import (
     Trained,
     ignore_line,
@@ -65,6 +72,25 @@ def test_the_adapter_alone_has_the_loss_it_has_beside_the_champion(worse):
     )
     alone = mean_loss(loaded.model, [row for row in rows if row.split == "eval"], "full")
     assert worse.result["eval_loss"] == pytest.approx(alone, rel=1e-6)
+
+
+def test_rows_read_without_padding_have_the_same_losses_under_every_model(worse):
+    job, storage = worse.job, worse.storage
+    loaded = load_model(storage, "small", job.adapter_version, job.base, job.training, "cpu")
+    add_champion(loaded.model, storage.adapter("small", job.champion_version))
+    mixed = [item for item in read_mixture(storage, "small") if item.split == "eval"]
+    rows = tokenize_rows(mixed, loaded.tokenizer.backend_tokenizer, job.training)
+    who = (BASE, ADAPTER, CHAMPION)
+    padded, flat = (
+        losses_by_model(loaded.model, rows, 512, who, flat=flat) for flat in (False, True)
+    )
+    for name in who:
+        for ours, theirs in zip(flat[name], padded[name], strict=True):
+            assert ours.full.tokens == theirs.full.tokens
+            assert ours.full.nll == pytest.approx(theirs.full.nll, rel=1e-5)
+            assert ours.answer.nll == pytest.approx(theirs.answer.nll, rel=1e-5)
+    sums = {name: sum(loss.full.nll for loss in flat[name]) for name in who}
+    assert len({round(total, 2) for total in sums.values()}) == 3
 
 
 def test_an_adapter_trained_on_nonsense_is_refused_with_the_rule_named(trained, worse):
