@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.resources import files as package_files
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -204,7 +204,7 @@ def _match(parquet: pq.ParquetFile, numbers: list[int], domain: Domain) -> _Grou
     questions = parquet.read_row_groups(numbers, columns=["question"], use_threads=False)[
         "question"
     ]
-    hits: Any = pc.fill_null(domain.matcher.mask(questions), cast("Any", False))
+    hits: Any = domain.matcher.mask(questions)  # null for a question that is: filter() drops it
     if not (pc.sum(pc.cast(hits, pa.int64())).as_py() or 0):
         return _Groups(len(questions), questions.null_count, questions.nbytes, None)
     others = [name for name in SHAPE if name != "question"]
