@@ -158,7 +158,6 @@ def read_held_out(job: EvaluationJob, loaded: LoadedModel, storage: Storage) -> 
             mixed,
             job.mixture_version,
             loaded.tokenizer.backend_tokenizer,
-            loaded.base_path,
             job.training,
             storage,
         )

@@ -14,14 +14,14 @@ from qwenft_assets.errors import BaseModelError
 from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, short_hash
-from qwenft_assets.storage import Storage, sha256_of_file
+from qwenft_assets.storage import Storage
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 from qwenft_assets.training.base_model import (
     BaseModelRef,
     fetch_base_model,
     find_base_model,
 )
-from qwenft_assets.training.row_tokenizer import RowTokenizer
+from qwenft_assets.training.row_tokenizer import RowTokenizer, tokenizer_version
 from qwenft_assets.training.tokens import TOKENIZER_FILE, tokenize_mixture
 
 
@@ -31,10 +31,10 @@ class RowLengths:
     def __init__(self, folder: Path, settings: TrainingConfig, storage: Storage) -> None:
         from tokenizers import Tokenizer
 
-        self._folder, self._settings, self._storage = folder, settings, storage
+        self._settings, self._storage = settings, storage
         self._tokenizer: Any = Tokenizer.from_file(str(folder / TOKENIZER_FILE))
         self._identity = short_hash(
-            sha256_of_file(folder / TOKENIZER_FILE),
+            tokenizer_version(self._tokenizer),
             TEMPLATE_VERSION,
             SYSTEM_PROMPT,
             settings.system_prompt,
@@ -66,7 +66,6 @@ class RowLengths:
             mixed,
             mixture_version,
             self._tokenizer,
-            self._folder,
             self._settings,
             self._storage,
             report_progress,

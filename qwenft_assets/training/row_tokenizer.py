@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.rows import InstructionRow
+from qwenft_assets.rows import InstructionRow, short_hash
 from qwenft_assets.text.chatml import TURN_START, render_prompt, render_training_text
 from qwenft_assets.training.fast_bpe import FastBpe, fast_bpe
 
@@ -19,6 +20,24 @@ ROWS_AT_ONCE = 2_048
 COMPARED_ROWS = 64
 """So many rows of each call are tokenised both ways; one that differs ends the fast way."""
 ANSWER_OPENING = b"assistant\n"
+
+
+def tokenizer_version(tokenizer: Any) -> str:
+    """Hash of all that decides which ids a `tokenizers.Tokenizer` gives.
+
+    Not of its file: transformers replaces parts of some of them by what it knows of the model's class.
+    """
+    parts = json.loads(tokenizer.to_str(), object_hook=_without_offsets)
+    model = {name: value or None for name, value in parts["model"].items()}
+    model["merges"] = [m.split(" ") if isinstance(m, str) else m for m in model["merges"] or ()]
+    decisive = {
+        name: parts[name] or None for name in ("normalizer", "pre_tokenizer", "added_tokens")
+    }
+    return short_hash(json.dumps({**decisive, "model": model}, sort_keys=True))
+
+
+def _without_offsets(part: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in part.items() if name != "trim_offsets"}
 
 
 class RowIds(NamedTuple):

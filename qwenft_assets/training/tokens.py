@@ -7,7 +7,6 @@ own preparation, and the mixture's report of lengths, training and evaluation sh
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -19,9 +18,9 @@ from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.mixture.split import TRAIN
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import short_hash
-from qwenft_assets.storage import Storage, atomic_path, sha256_of_file
+from qwenft_assets.storage import Storage, atomic_path
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
-from qwenft_assets.training.row_tokenizer import RowTokenizer
+from qwenft_assets.training.row_tokenizer import RowTokenizer, tokenizer_version
 
 NOT_SUPERVISED = -100
 """The label that the loss leaves out."""
@@ -113,7 +112,6 @@ def tokenize_mixture(
     mixed: Sequence[MixedRow],
     mixture_version: str,
     tokenizer: Any,
-    tokenizer_folder: Path,
     settings: TrainingConfig,
     storage: Storage,
     report_progress: ReportProgress = no_progress,
@@ -124,14 +122,13 @@ def tokenize_mixture(
         mixed: The mixture.
         mixture_version: Its version.
         tokenizer: A `tokenizers.Tokenizer`.
-        tokenizer_folder: Where its tokenizer.json is.
         settings: Of training.
         storage: Where the cache is.
         report_progress: Called along the way.
     """
     key = short_hash(
         mixture_version,
-        sha256_of_file(tokenizer_folder / TOKENIZER_FILE),
+        tokenizer_version(tokenizer),
         TEMPLATE_VERSION,
         SYSTEM_PROMPT,
         settings.system_prompt,

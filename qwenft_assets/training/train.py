@@ -80,7 +80,6 @@ def _train(
         mixed,
         job.mixture_version,
         tokenizer.backend_tokenizer,
-        base_folder,
         settings,
         storage,
         report_progress,

@@ -66,7 +66,6 @@ def test_the_adapter_alone_has_the_loss_it_has_beside_the_champion(worse):
         read_mixture(storage, "small"),
         job.mixture_version,
         loaded.tokenizer.backend_tokenizer,
-        loaded.base_path,
         job.training,
         storage,
     )

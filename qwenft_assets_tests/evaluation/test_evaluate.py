@@ -71,7 +71,6 @@ def test_base_figures_are_those_of_the_model_without_an_adapter(trained):
         read_mixture(storage, "small"),
         job.mixture_version,
         loaded.tokenizer.backend_tokenizer,
-        loaded.base_path,
         job.training,
         storage,
     )
