@@ -54,8 +54,9 @@ class WebUi:
             return json.load(answer)["data"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium():
+    # Not longer: until it ends, Playwright keeps an event loop in this thread, and others cannot.
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     if CHROMIUM is None:
         pytest.skip("no chromium: apt-get install chromium")

@@ -133,7 +133,7 @@ def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
 
     tried: list[int] = []
 
-    def at_most_two_rows(model, rows):
+    def at_most_two_rows(model, rows, hidden_states):
         tried.append(len(rows))
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
@@ -141,15 +141,15 @@ def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
 
     rows = token_rows(*[8] * 7)
     monkeypatch.setattr(losses, "span_losses", at_most_two_rows)
-    assert losses._within_memory(None, rows) == [row.row_id for row in rows]
+    assert losses._within_memory(None, rows, None) == [row.row_id for row in rows]
     assert tried == [7, 3, 1, 2, 4, 2, 2]
     tried.clear()
     monkeypatch.setattr(losses, "span_losses", no_room_at_all)
     with pytest.raises(DeviceError, match="with a single row of 8 tokens"):
-        losses._within_memory(None, rows)
+        losses._within_memory(None, rows, None)
 
 
-def no_room_at_all(model, rows):
+def no_room_at_all(model, rows, hidden_states):
     import torch
 
     raise torch.OutOfMemoryError("CUDA out of memory.")
