@@ -60,7 +60,8 @@ def test_every_target_announces_sends_and_gives_back_the_same_files(released, tm
 
     code = trips["code-only"].copy
     loaded = "import qwenft_assets.definitions as d; print(d.__file__)"
-    shown = run({"PYTHONPATH": str(code)}, sys.executable, "-c", loaded)
+    # Isolated from the working directory, which is first on the path of `-c`.
+    shown = run({"PYTHONPATH": str(code), "PYTHONSAFEPATH": "1"}, sys.executable, "-c", loaded)
     assert shown.strip() == str(code / "qwenft_assets" / "definitions.py")
     assert not (code / "data" / "my_dataset.json").exists()
     assert not list(code.rglob("*.safetensors"))
