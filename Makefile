@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test faults lint format bench clean
+.PHONY: help install demo ui test faults lint format docs bench clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,10 @@ lint: install ## Check format, lint, types and the direction of imports
 format: install ## Format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: install ## Write docs/configuration.md from the settings' models
+	@mkdir -p build
+	@$(BIN)/qwenft config --reference > build/configuration.md && mv build/configuration.md docs/configuration.md
 
 bench: install ## Measure the published figures
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from qwenft_assets.cli.chat import chat
+from qwenft_assets.cli.config import config
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
 from qwenft_assets.cli.plan import plan
@@ -29,7 +30,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (demo, run, plan, sample, infer, chat, serve, publish, verify, doctor, status, ui):
+for command in (
+    demo,
+    run,
+    plan,
+    sample,
+    infer,
+    chat,
+    serve,
+    publish,
+    verify,
+    doctor,
+    status,
+    config,
+    ui,
+):
     app.command()(command)
 app.add_typer(releases, name="releases")
 

@@ -88,7 +88,10 @@ class SimilarQuestionsConfig(MinHashConfig):
 class MixtureConfig(Section):
     """How sources become one shuffled, split dataset."""
 
-    recipes: dict[RecipeName, Recipe] = Field(default_factory=_default_recipes)
+    recipes: dict[RecipeName, Recipe] = Field(
+        default_factory=_default_recipes,
+        description="How many rows each recipe has, and which share each source or group.",
+    )
     groups: dict[str, tuple[SourceName, ...]] = Field(
         default_factory=_default_groups,
         description="Sources that share one ratio, in equal parts as far as their rows reach.",
