@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test faults lint format docs bench clean
+.PHONY: help install demo ui test faults mutants lint format docs bench audit dist clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,18 @@ docs: install ## Write docs/configuration.md from the settings' models
 
 bench: install ## Measure the published figures
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+mutants: install ## Change lines of the pure packages, and see that a test fails: some minutes
+	$(BIN)/python benchmarks/mutants.py
+
+audit: install ## Known holes, licences and an SBOM of what is installed, in build/audit
+	@PYTHON="$(PYTHON)" .ci/audit $(VENV)
+
+dist: install ## Build wheel and sdist in dist/, and check what an index would say to them
+	rm -rf dist
+	$(BIN)/python -m hatchling build -d dist
+	@PYTHON="$(PYTHON)" .ci/tools
+	build/tools/bin/twine check --strict dist/*
 
 clean: ## Remove the environment, artifacts and run history
 	rm -rf $(VENV) data/out dagster_home/history dagster_home/schedules dagster_home/storage

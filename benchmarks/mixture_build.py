@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from qwenft_assets.config import SOURCE_NAMES, Config, SourceName
+from qwenft_assets.config import Config, SourceName
 from qwenft_assets.config_file import load_config
 from qwenft_assets.mixture import build, selection, verification
 from qwenft_assets.mixture.lengths import report_lengths
@@ -148,7 +148,7 @@ def words_of_samples(config: Config) -> tuple[Any, Any]:
     """The words of the bundled samples and how often each stands there."""
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as folder:
-        for source in SOURCE_NAMES:
+        for source in SHARE_OF_CANDIDATES:
             storage = Storage(Path(folder))
             sample_source(config, source, storage)
             table = read_parquet(storage.source_sample(source) / "rows.parquet")

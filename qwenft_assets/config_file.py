@@ -7,10 +7,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from qwenft_assets.config import PROJECT_ROOT, Config
+from qwenft_assets.config import Config, own_or_shipped, shipped
 from qwenft_assets.errors import ConfigError
 
-DEFAULT_CONFIG_PATH = PROJECT_ROOT / "configs" / "demo.yaml"
+DEFAULT_CONFIG_PATH = shipped("configs/demo.yaml")
 
 
 def config_path_from_environment() -> Path:
@@ -29,12 +29,17 @@ def load_config(path: Path | str | None = None) -> Config:
         ConfigError: There is no such file, it is no YAML mapping, or a key or value is wrong.
     """
     given = Path(path) if path is not None else config_path_from_environment()
-    file = given if given.exists() else PROJECT_ROOT / given
+    file = given if given.exists() else own_or_shipped(given)
     try:
         settings: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(
-            f"{given}: cannot be read ({error}). Give --config a file, such as configs/demo.yaml."
+            f"{given}: cannot be read (byte {error.start} is not UTF-8). Save it as UTF-8."
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{given}: cannot be read ({error.strerror}). Give --config a file, such as "
+            "configs/demo.yaml."
         ) from error
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())

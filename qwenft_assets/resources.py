@@ -12,7 +12,14 @@ from typing import Any, get_args
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName, SourceName, TrainingConfig
+from qwenft_assets.config import (
+    PROJECT_ROOT,
+    SOURCE_NAMES,
+    Config,
+    RecipeName,
+    SourceName,
+    TrainingConfig,
+)
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
 from qwenft_assets.locking import hold_gpu
@@ -127,4 +134,4 @@ def recipe_of_partition(context: dg.AssetExecutionContext) -> RecipeName:
 def sources_of_partitions(context: dg.AssetExecutionContext) -> list[SourceName]:
     """The sources that a run is for, in the order of the partition set."""
     wanted = set(context.partition_keys)
-    return [name for name in get_args(SourceName) if name in wanted]
+    return [name for name in SOURCE_NAMES if name in wanted]

@@ -20,13 +20,9 @@ from qwenft_assets.automation.requests import (
     what_waits,
 )
 from qwenft_assets.config import SOURCE_NAMES, AutomationConfig, Config, RecipeName, SourceName
-from qwenft_assets.rebuilds.upstream import (
-    REPOSITORIES,
-    SourceState,
-    source_state,
-    sources_of_recipe,
-)
+from qwenft_assets.rebuilds.upstream import SourceState, source_state, sources_of_recipe
 from qwenft_assets.resources import ProjectResource
+from qwenft_assets.sources.registry import repositories
 from qwenft_assets.storage import Storage, read_json
 
 
@@ -76,7 +72,7 @@ def _hub_revisions_changed(settings: AutomationConfig) -> dg.SensorDefinition:
             return dg.SkipReason(f"sources.origin is {config.sources.origin}: no Hub to ask")
         if os.environ.get("HF_HUB_OFFLINE"):
             return dg.SkipReason("HF_HUB_OFFLINE is set: the Hub is not asked")
-        return _look_at(context, config, project.storage(config), list(REPOSITORIES))
+        return _look_at(context, config, project.storage(config), list(repositories()))
 
     return hub_revisions_changed
 

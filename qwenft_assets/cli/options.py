@@ -1,12 +1,13 @@
 """Options that several commands share."""
 
 import os
+import shutil
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
+from qwenft_assets.config import PROJECT_ROOT, RECIPE_NAMES, Config, RecipeName, shipped
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import ConfigError
 from qwenft_assets.storage import Storage
@@ -17,13 +18,17 @@ ConfigOption = Annotated[
         "--config", help="A file of configs/. Else QWENFT_CONFIG, else configs/demo.yaml."
     ),
 ]
-RecipeOption = Annotated[str, typer.Option("--recipe", help="`small` or `large`.")]
+RecipeOption = Annotated[
+    str,
+    typer.Option("--recipe", help="`small` or `large`.", autocompletion=lambda: list(RECIPE_NAMES)),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]
 AdapterOption = Annotated[
     str | None,
     typer.Option(
         "--adapter",
         help="A version, `champion`, `latest`, or `none` for the base. Else the champion.",
+        autocompletion=lambda: ["champion", "latest", "none"],
     ),
 ]
 
@@ -59,7 +64,13 @@ def recipe_named(config: Config, name: str) -> RecipeName:
 
 def use_dagster_home() -> Path:
     """Keep runs in `dagster_home/` unless DAGSTER_HOME says otherwise, so that the UI shows them."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(PROJECT_ROOT / "dagster_home")))
+    if "DAGSTER_HOME" not in os.environ:
+        own = PROJECT_ROOT / "dagster_home"
+        if not (own / "dagster.yaml").exists():  # an installed wheel's first run in this folder
+            own.mkdir(parents=True, exist_ok=True)
+            shutil.copy(shipped("dagster_home/dagster.yaml"), own)
+        os.environ["DAGSTER_HOME"] = str(own)
+    home = Path(os.environ["DAGSTER_HOME"])
     if not home.is_dir():
         raise ConfigError(f"DAGSTER_HOME={home}: no such folder. Create it, or unset DAGSTER_HOME.")
     return home

@@ -29,6 +29,7 @@ from qwenft_assets.cli.options import (
 from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
 from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
+from qwenft_assets.sources.registry import bundled_sources
 from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
@@ -40,14 +41,14 @@ UNEXPECTED_TERMINATION = "UNEXPECTED_TERMINATION"
 def demo(as_json: JsonOption = False) -> None:
     """The whole path on bundled samples, on a CPU, in minutes.
 
-    Samples six sources, mixes them, trains a LoRA adapter of SmolLM2-135M-Instruct, measures it
+    Samples the bundled sources, mixes them, trains a LoRA adapter of SmolLM2-135M-Instruct, measures it
     against its base, and releases it if it is better. Run again, it finds everything unchanged.
 
     Example: `qwenft demo`
     """
     os.environ.pop("QWENFT_CONFIG", None)
     config = load(None)
-    rebuild(config, recipe_named(config, "small"), SOURCE_NAMES, as_json=as_json)
+    rebuild(config, recipe_named(config, "small"), bundled_sources(), as_json=as_json)
 
 
 def run(
@@ -66,7 +67,12 @@ def run(
 
 
 def sample(
-    source: Annotated[str, typer.Argument(help="A source, such as `stackexchange_ai`.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A source, such as `stackexchange_ai`.", autocompletion=lambda: list(SOURCE_NAMES)
+        ),
+    ],
     rows: Annotated[
         int | None, typer.Option("--rows", min=1, help="Rows wanted, above the config's max_rows.")
     ] = None,
@@ -77,8 +83,7 @@ def sample(
     Example: `qwenft sample stackexchange_ai --rows 50000 --config configs/qwen2.5-7b.yaml`
     """
     settings = load(config)
-    name = next((known for known in SOURCE_NAMES if known == source), None)
-    if name is None:
+    if source not in SOURCE_NAMES:
         raise ConfigError(f"{source}: no such source. There is: {', '.join(SOURCE_NAMES)}.")
     storage_of(settings).ensure_writable()
     use_dagster_home()
@@ -87,7 +92,7 @@ def sample(
 
     ops = {"source_sample": {"config": {"max_rows": rows}}} if rows else {}
     with dg.DagsterInstance.get() as instance:
-        _execute(instance, "sources_job", ops=ops, partition_key=name)
+        _execute(instance, "sources_job", ops=ops, partition_key=source)
 
 
 def rebuild(

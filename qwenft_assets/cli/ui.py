@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qwenft_assets.cli.options import ConfigOption, load, use_dagster_home
-from qwenft_assets.config import PROJECT_ROOT
+from qwenft_assets.config import PROJECT_ROOT, shipped
 
 
 def ui(
@@ -26,7 +26,7 @@ def ui(
         str(Path(sys.executable).with_name("dagster")),
         "dev",
         "--workspace",
-        "workspace.yaml",
+        str(shipped("workspace.yaml")),
         "--host",
         "127.0.0.1",
         "--port",

@@ -26,26 +26,31 @@ from qwenft_assets.config.mixture import (
     Recipe,
     SimilarQuestionsConfig,
 )
+from qwenft_assets.config.places import (
+    PROJECT_ROOT,
+    own_or_shipped,
+    shipped,
+)
 from qwenft_assets.config.release import (
     PublishingConfig,
     ReleaseConfig,
 )
 from qwenft_assets.config.section import (
-    PROJECT_ROOT,
     RECIPE_NAMES,
-    SOURCE_NAMES,
     TARGET_NAMES,
     ContentName,
     RecipeName,
     Section,
-    SourceName,
     TargetName,
 )
 from qwenft_assets.config.sources import (
+    SOURCE_NAMES,
     HubSource,
     KeywordRules,
     LocalReportsSource,
     PubMedQaSource,
+    Source,
+    SourceName,
     SourcesConfig,
     StackExchangeSource,
 )
@@ -78,11 +83,14 @@ __all__ = [
     "ReleaseConfig",
     "Section",
     "SimilarQuestionsConfig",
+    "Source",
     "SourceName",
     "SourcesConfig",
     "StackExchangeSource",
     "TargetName",
     "TrainingConfig",
+    "own_or_shipped",
+    "shipped",
 ]
 
 

@@ -6,7 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from qwenft_assets.config.section import SOURCE_NAMES, RecipeName, Section, SourceName
+from qwenft_assets.config.section import RecipeName, Section
+from qwenft_assets.config.sources import SOURCE_NAMES, SourceName
 
 
 class Recipe(Section):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, WithJsonSchema
 
 from qwenft_assets.config.section import Section
 
 
-class HubSource(Section):
+class Source(Section):
+    """Settings of one source."""
+
+    module: ClassVar[str | None] = None
+    """The file of `sources/` that reads it; None: the one named like the source."""
+
+
+class HubSource(Source):
     """A dataset repository on the Hub, or a folder laid out as one."""
 
     revision: str | None = Field(default=None, description="Commit or tag; null: the newest.")
@@ -50,6 +57,8 @@ class KeywordRules(Section):
 class StackExchangeSource(HubSource):
     """One domain of Stack Exchange: first its sites, then its keywords."""
 
+    module = "stackexchange"
+
     sites: tuple[str, ...] = Field(
         default=(), description="Site folders; `.meta` ones never. Empty: those of the domain."
     )
@@ -58,7 +67,7 @@ class StackExchangeSource(HubSource):
     )
 
 
-class LocalReportsSource(Section):
+class LocalReportsSource(Source):
     """The user's own rows."""
 
     path: str = Field(
@@ -74,7 +83,7 @@ class LocalReportsSource(Section):
 
 
 class SourcesConfig(Section):
-    """Where rows come from."""
+    """Where rows come from. A field registers a source; their order is that of the partitions."""
 
     origin: str = Field(
         default="samples",
@@ -86,3 +95,24 @@ class SourcesConfig(Section):
     stackexchange_ai: StackExchangeSource = StackExchangeSource()
     stackexchange_ic: StackExchangeSource = StackExchangeSource()
     stackexchange_biomed: StackExchangeSource = StackExchangeSource()
+
+
+SOURCE_NAMES: tuple[str, ...] = tuple(
+    name
+    for name, field in SourcesConfig.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, Source)
+)
+
+
+def _is_source(name: str) -> str:
+    if name not in SOURCE_NAMES:
+        raise ValueError(f"{name!r} is no source; there is: {', '.join(SOURCE_NAMES)}")
+    return name
+
+
+SourceName = Annotated[
+    str,
+    AfterValidator(_is_source),
+    WithJsonSchema({"type": "string", "enum": SOURCE_NAMES}),
+]
+"""One of SOURCE_NAMES."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwenft_assets.config import SOURCE_NAMES, Config, Recipe, SourceName
+from qwenft_assets.config import Config, Recipe
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.quotas import asked_rows
 from qwenft_assets.rows import InstructionRow, table_to_rows
@@ -76,8 +76,7 @@ def _manifest(config: Config, source: str, storage: Storage) -> dict[str, Any]:
             f"{folder}: the sample of {source} is empty. Check sources.{source} in the config, then "
             f"run `qwenft sample {source}`."
         )
-    name: SourceName = next(known for known in SOURCE_NAMES if known == source)
-    reason = why_stale(config, name, manifest)
+    reason = why_stale(config, source, manifest)
     if reason:
         raise MixtureError(
             f"{folder}: the sample of {source} is stale: {reason}. Run `qwenft sample {source}`."

@@ -9,19 +9,12 @@ from qwenft_assets.config import SOURCE_NAMES, Config, HubSource, RecipeName, So
 from qwenft_assets.errors import SourceError
 from qwenft_assets.mixture.build import recipe_of
 from qwenft_assets.mixture.samples import sources_of
-from qwenft_assets.sources import pubmedqa, slimorca, stackexchange
 from qwenft_assets.sources.hub import resolve_commit
 from qwenft_assets.sources.local_reports import reports_path
-from qwenft_assets.sources.sample import SCANS, why_stale
+from qwenft_assets.sources.registry import repositories, scan_source
+from qwenft_assets.sources.sample import why_stale
 from qwenft_assets.storage import Storage, is_intact, read_json, sha256_of_file
 
-REPOSITORIES: dict[SourceName, str] = {
-    "slimorca": slimorca.REPO_ID,
-    "pubmedqa": pubmedqa.REPO_ID,
-    "stackexchange_ai": stackexchange.REPO_ID,
-    "stackexchange_ic": stackexchange.REPO_ID,
-    "stackexchange_biomed": stackexchange.REPO_ID,
-}
 HUB_ATTEMPTS = 2
 HUB_TIMEOUT_SECONDS = 10.0
 """Few and short: Dagster ends a tick after a minute. Sampling itself is more patient."""
@@ -97,8 +90,8 @@ def upstream_revision(
         except OSError as error:
             raise SourceError(f"{path}: cannot be read ({error.strerror}). Put it back.") from error
     if config.sources.origin != "hub":
-        return SCANS[source](config).revision
-    key = (REPOSITORIES[source], settings.revision)
+        return scan_source(config, source).revision
+    key = (repositories()[source], settings.revision)
     if key not in seen:
         seen[key] = resolve_commit(*key, HUB_ATTEMPTS, HUB_TIMEOUT_SECONDS)
     return seen[key]

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from qwenft_assets.config import PROJECT_ROOT, Config, LocalReportsSource
+from qwenft_assets.config import Config, LocalReportsSource, own_or_shipped
 from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import InstructionRow, make_row, short_hash
 from qwenft_assets.sources.scan import Counts, Scan, Tally
@@ -46,7 +46,7 @@ class Report(BaseModel):
 
 def reports_path(config: Config) -> Path:
     """Where the reports are; a relative path is read from the project's root."""
-    return PROJECT_ROOT / Path(config.sources.local_reports.path).expanduser()
+    return own_or_shipped(config.sources.local_reports.path)
 
 
 def scan_local_reports(config: Config) -> Scan:

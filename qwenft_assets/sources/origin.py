@@ -14,11 +14,11 @@ from pathlib import Path
 
 from pyarrow import ArrowException
 
-from qwenft_assets.config import PROJECT_ROOT
+from qwenft_assets.config import PROJECT_ROOT, shipped
 from qwenft_assets.errors import SourceError
 from qwenft_assets.sources import hub
 
-SAMPLES_FOLDER = PROJECT_ROOT / "data" / "samples"
+SAMPLES_FOLDER = shipped("data/samples")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ rows are kept in a file of their own, so that a scan that was killed goes on wit
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,18 +16,11 @@ from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
-from qwenft_assets.sources.local_reports import reports_path, scan_local_reports
-from qwenft_assets.sources.pubmedqa import scan_pubmedqa
-from qwenft_assets.sources.scan import MEBIBYTE, Scan, ScanProgress, Tally
+from qwenft_assets.sources.local_reports import reports_path
+from qwenft_assets.sources.registry import scan_source
+from qwenft_assets.sources.scan import MEBIBYTE, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
-from qwenft_assets.sources.slimorca import scan_slimorca
-from qwenft_assets.sources.stackexchange import (
-    SITES,
-    keyword_rules,
-    scan_stackexchange_ai,
-    scan_stackexchange_biomed,
-    scan_stackexchange_ic,
-)
+from qwenft_assets.sources.stackexchange import SITES, keyword_rules
 from qwenft_assets.storage import (
     Storage,
     is_intact,
@@ -38,14 +30,6 @@ from qwenft_assets.storage import (
     write_parquet,
 )
 
-SCANS: dict[SourceName, Callable[[Config], Scan]] = {
-    "local_reports": scan_local_reports,
-    "slimorca": scan_slimorca,
-    "pubmedqa": scan_pubmedqa,
-    "stackexchange_ai": scan_stackexchange_ai,
-    "stackexchange_ic": scan_stackexchange_ic,
-    "stackexchange_biomed": scan_stackexchange_biomed,
-}
 CODE_VERSION = "2"
 """Raise when the same upstream rows would become other rows."""
 
@@ -82,7 +66,7 @@ def sample_source(
         StorageError: The sample cannot be written.
     """
     started = time.monotonic()
-    scan = SCANS[source](config)
+    scan = scan_source(config, source)
     settings = getattr(config.sources, source)
     identity = short_hash(
         CODE_VERSION, scan.revision, scan.rules, settings.model_dump_json(exclude={"max_rows"})

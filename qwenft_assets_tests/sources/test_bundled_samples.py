@@ -11,7 +11,7 @@ import pytest
 
 from qwenft_assets.config import PROJECT_ROOT, SourceName
 from qwenft_assets.sources.pubmedqa import official_test_ids
-from qwenft_assets.sources.sample import SCANS
+from qwenft_assets.sources.registry import scan_source
 from qwenft_assets.sources.scan import Tally
 
 SAMPLES = PROJECT_ROOT / "data" / "samples"
@@ -130,7 +130,7 @@ def test_questions_are_numbered_once_a_site():
 @pytest.mark.parametrize("source", DOMAINS)
 def test_domain_keeps_enough_questions(demo_config, source):
     tally = Tally()
-    rows = list(SCANS[source](demo_config).rows(tally))
+    rows = list(scan_source(demo_config, source).rows(tally))
     assert len(rows) >= 24
     assert len({row.row_id for row in rows}) == len(rows)
     assert all(row.admitted_by and row.url.startswith("https://") for row in rows)
@@ -141,7 +141,7 @@ def test_off_topic_questions_are_there_to_be_dropped(demo_config):
     dropped: Counter[str] = Counter()
     for source in DOMAINS:
         tally = Tally()
-        list(SCANS[source](demo_config).rows(tally))
+        list(scan_source(demo_config, source).rows(tally))
         dropped += tally.dropped
     assert dropped["off_topic"] >= 24
 
@@ -169,7 +169,7 @@ def test_pubmedqa_has_the_upstream_schema_and_all_decisions():
 
 def test_pubmedqa_keeps_enough_rows_outside_the_official_test_set(demo_config):
     tally = Tally()
-    rows = list(SCANS["pubmedqa"](demo_config).rows(tally))
+    rows = list(scan_source(demo_config, "pubmedqa").rows(tally))
     assert len(rows) >= 40
     assert official_test_ids().isdisjoint(int(row.upstream_id) for row in rows)
     assert set(tally.dropped) <= {"official_test"}

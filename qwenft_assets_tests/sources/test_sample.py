@@ -7,9 +7,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets.config import PROJECT_ROOT, SOURCE_NAMES, Config, SourceName
+from qwenft_assets.config import PROJECT_ROOT, Config, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import ROW_SCHEMA, rows_version, table_to_rows
+from qwenft_assets.sources.registry import bundled_sources
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import Storage, read_json, sha256_of_file
 
@@ -27,7 +28,7 @@ def row_ids(storage: Storage, source: SourceName) -> list[str]:
     return [row.row_id for row in table_to_rows(table)]
 
 
-@pytest.mark.parametrize("source", SOURCE_NAMES)
+@pytest.mark.parametrize("source", bundled_sources())
 def test_sample_holds_rows_and_a_manifest_that_counts_them(demo_config, storage, source):
     report = sample_source(demo_config, source, storage)
     folder = storage.source_sample(source)
@@ -50,7 +51,7 @@ def test_sample_holds_rows_and_a_manifest_that_counts_them(demo_config, storage,
     assert len({row.row_id for row in rows}) == len(rows)
 
 
-@pytest.mark.parametrize("source", SOURCE_NAMES)
+@pytest.mark.parametrize("source", bundled_sources())
 def test_two_storages_get_the_same_bytes(demo_config, tmp_path, source):
     folders = []
     for name in ("a", "b"):

@@ -1,6 +1,7 @@
 """The data behind a model or a dataset, by source, with licences and attribution."""
 
-from qwenft_assets.release.publishing.subject import HUB_DATASETS, SourceShare, Subject
+from qwenft_assets.release.publishing.subject import SourceShare, Subject
+from qwenft_assets.sources.registry import repositories
 
 BUNDLED = "samples"
 """The origin whose rows were written for this project."""
@@ -34,7 +35,7 @@ def data_table(subject: Subject, *, public_only: bool = False) -> str:
 def _revision(subject: Subject, share: SourceShare) -> str:
     if share.private:
         return "not published"
-    if share.source in HUB_DATASETS and share.source not in hub_datasets(subject):
+    if share.source in repositories() and share.source not in hub_datasets(subject):
         return "bundled"
     return f"`{share.revision}`"
 
@@ -78,7 +79,8 @@ def hub_datasets(subject: Subject) -> dict[str, str]:
     """The public dataset that each source of this adapter really read, by source."""
     if subject.config.sources.origin == BUNDLED:
         return {}
-    return {name: HUB_DATASETS[name] for name in sources_of(subject) if name in HUB_DATASETS}
+    public = repositories()
+    return {name: public[name] for name in sources_of(subject) if name in public}
 
 
 def sources_of(subject: Subject) -> list[str]:
@@ -87,7 +89,7 @@ def sources_of(subject: Subject) -> list[str]:
 
 
 def _linked(subject: Subject, source: str) -> str:
-    hub_id = HUB_DATASETS.get(source)
+    hub_id = repositories().get(source)
     if hub_id is None:
         return source
     link = f"[{hub_id}](https://huggingface.co/datasets/{hub_id})"

@@ -17,19 +17,10 @@ from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.inference.load import NO_ADAPTER, resolve_adapter
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.rows import InstructionRow, is_private, table_to_rows
-from qwenft_assets.sources import pubmedqa, slimorca, stackexchange
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.training.job import training_record
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
-HUB_DATASETS = {
-    "slimorca": slimorca.REPO_ID,
-    "pubmedqa": pubmedqa.REPO_ID,
-    "stackexchange_ai": stackexchange.REPO_ID,
-    "stackexchange_ic": stackexchange.REPO_ID,
-    "stackexchange_biomed": stackexchange.REPO_ID,
-}
-"""The public dataset behind each source; `local_reports` has none."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +122,10 @@ def find_subject(
         )
     version = resolve_adapter(storage, recipe, which or "champion")
     if version is None:
-        raise PublishingError(f"--version {NO_ADAPTER}: the base alone is not ours to publish.")
+        raise PublishingError(
+            f"--version {NO_ADAPTER}: the base alone is not ours to publish. "
+            "Name an adapter's version, which `qwenft releases list` shows."
+        )
     evaluation = read_evaluation(storage, recipe, version)
     if evaluation is None:
         raise PublishingError(

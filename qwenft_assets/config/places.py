@@ -1,0 +1,32 @@
+"""Where relative paths are read from, and where what comes with the project lies.
+
+In a checkout both are its root. An installed wheel carries configs, samples and the instance's
+settings inside the package, and reads relative paths from QWENFT_HOME, else from the folder it was
+started in.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CODE_ROOT = Path(__file__).resolve().parent.parent.parent
+"""The folder that holds the package."""
+IN_CHECKOUT = (CODE_ROOT / "pyproject.toml").is_file()
+if not IN_CHECKOUT:
+    # For child processes too, which may start in another folder.
+    os.environ.setdefault("QWENFT_HOME", str(Path.cwd()))
+PROJECT_ROOT = CODE_ROOT if IN_CHECKOUT else Path(os.environ["QWENFT_HOME"]).expanduser().absolute()
+SHIPPED_ROOT = CODE_ROOT if IN_CHECKOUT else CODE_ROOT / "qwenft_assets" / "shipped"
+
+
+def shipped(path: str) -> Path:
+    """What comes with the project, by its path in the repository."""
+    return SHIPPED_ROOT / path
+
+
+def own_or_shipped(path: str | Path) -> Path:
+    """A path of the user's; where nothing is there, what comes with the project under that path."""
+    own = PROJECT_ROOT / Path(path).expanduser()
+    came_along = SHIPPED_ROOT / path
+    return came_along if came_along.exists() and not own.exists() else own
