@@ -54,8 +54,8 @@ class WorkerProcess:
             )
         if code == EXIT_INTERRUPTED:
             raise WorkerError(
-                f"{self.module} was stopped by a signal. The same command goes on from its "
-                "last checkpoint."
+                f"{self.module} was stopped by a signal. Run the same command again: it goes "
+                "on from its last checkpoint."
             )
         if code:
             raise RuntimeError(f"{self.module} failed with code {code}; its traceback is above")

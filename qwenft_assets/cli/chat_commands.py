@@ -126,7 +126,9 @@ def _reset(chat: Chat, argument: str) -> None:  # noqa: ARG001
 def _set(chat: Chat, argument: str) -> None:
     name, _, value = argument.replace("=", " ", 1).partition(" ")
     if not name or not value.strip():
-        raise PromptError("/set takes a name and a value, such as `/set temperature 0.2`. /params.")
+        raise PromptError(
+            "/set takes a name and a value, such as `/set temperature 0.2`. /params lists them."
+        )
     if name in {"window_tokens", "compile"}:
         raise PromptError(f"{name} is fixed once the model is loaded. Set it in the config.")
     chat.conversation.set(name, value.strip())
@@ -181,7 +183,7 @@ def _what_to_compare(chat: Chat, argument: str) -> tuple[tuple[str, str], str]:
 def _retry(chat: Chat, argument: str) -> None:  # noqa: ARG001
     exchange = chat.conversation.undo()
     if exchange is None:
-        raise PromptError("nothing to try again: no question was asked yet.")
+        raise PromptError("nothing to try again: no question was asked yet. Ask one first.")
     try:
         chat.ask(exchange.question)
     except PromptError:  # it no longer fits: a longer system prompt, say
@@ -192,7 +194,7 @@ def _retry(chat: Chat, argument: str) -> None:  # noqa: ARG001
 def _undo(chat: Chat, argument: str) -> None:  # noqa: ARG001
     exchange = chat.conversation.undo()
     if exchange is None:
-        raise PromptError("nothing to undo: no question was asked yet.")
+        raise PromptError("nothing to undo: no question was asked yet. Ask one first.")
     chat.view.note(f"taken back: {exchange.question}")
 
 
@@ -213,7 +215,7 @@ def _file(argument: str, command: str) -> Path:
     except ValueError:
         words = [argument]
     if len(words) != 1:
-        raise PromptError(f"{command} takes one file, such as `{command} talk.jsonl`.")
+        raise PromptError(f"{command} takes one file. Write it behind: `{command} talk.jsonl`.")
     return Path(words[0]).expanduser()
 
 
@@ -226,7 +228,7 @@ def _adapter(chat: Chat, argument: str) -> None:
 def _stats(chat: Chat, argument: str) -> None:  # noqa: ARG001
     answer = chat.conversation.last_answer
     if answer is None:
-        raise PromptError("no figures yet: nothing was answered.")
+        raise PromptError("no figures yet: nothing was answered. Ask something first.")
     model, speed = chat.conversation.model, answer.tokens_per_second
     weights = "merged bf16, compiled" if model.is_merged else "as trained"
     chat.view.table(

@@ -84,7 +84,7 @@ def choose_engine(wanted: str) -> Literal["vllm", "transformers"]:
             raise ServeError("--engine vllm: not installed. `pip install vllm`, or use auto.")
         return "vllm"
     if wanted not in {"auto", "transformers"}:
-        raise ServeError(f"--engine {wanted}: use auto, vllm or transformers.")
+        raise ServeError(f"--engine {wanted}: no such engine. Use auto, vllm or transformers.")
     missing = [name for name in SERVER_PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ServeError(

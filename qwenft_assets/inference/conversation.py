@@ -123,7 +123,7 @@ class Conversation:
             raise PromptError(f"{path}: rows are saved as .json or .jsonl. Name such a file.")
         rows = self.rows()
         if not rows:
-            raise PromptError("nothing to save: no answer is whole yet.")
+            raise PromptError("nothing to save: no answer is whole yet. Ask something first.")
         if not path.parent.is_dir():
             raise PromptError(f"{path.parent}: no such folder. Create it, or name another file.")
         existing = _existing_rows(path)

@@ -147,7 +147,9 @@ def read_messages(messages: Any) -> list[Turn]:
         PromptError: They are not a list of messages with a known role and text.
     """
     if not isinstance(messages, list) or not messages:
-        raise PromptError("messages: a list of at least one message is needed.")
+        raise PromptError(
+            'messages: a list of at least one is needed. Send [{"role": "user", "content": "..."}].'
+        )
     turns: list[Turn] = []
     for number, message in enumerate(messages):
         role = message.get("role") if isinstance(message, dict) else None
@@ -165,7 +167,9 @@ def _text_of(content: Any, number: int) -> str:
     for part in parts:
         text = part.get("text") if isinstance(part, dict) else None
         if not isinstance(text, str):
-            raise PromptError(f"messages[{number}]: content must be text.")
+            raise PromptError(
+                f"messages[{number}]: content must be text. Send a string, or parts of type text."
+            )
         texts.append(text)
     return " ".join(texts)  # as transformers joins the parts of a message
 

@@ -166,7 +166,7 @@ def recipe_of(config: Config, name: str) -> Recipe:
     recipes: dict[str, Recipe] = {**config.mixture.recipes}
     if name not in recipes:
         raise MixtureError(
-            f"recipe {name!r}: not in the config {config.name}. It has: {', '.join(recipes)}."
+            f"recipe {name!r}: not in the config {config.name}. Use one of: {', '.join(recipes)}."
         )
     return recipes[name]
 

@@ -121,7 +121,9 @@ def promote(
         champion = read_champion(storage, recipe)
         previous = champion["version"] if champion else None
         if version == previous:
-            raise ReleaseError(f"{version} is the champion of {recipe} already.")
+            raise ReleaseError(
+                f"{version} is the champion of {recipe} already. Nothing needs to be done."
+            )
         _require_adapter(storage, recipe, version)
         evaluation = read_evaluation(storage, recipe, version)
         if evaluation is None:
@@ -255,7 +257,7 @@ def _require_adapter(storage: Storage, recipe: RecipeName, version: str) -> None
         known = sorted(p.parent.name for p in storage.adapters(recipe).glob("*/training.json"))
         raise ReleaseError(
             f"{storage.adapter(recipe, version)}: no such adapter. There is: "
-            f"{', '.join(known) or 'none'}."
+            f"{', '.join(known) or 'none yet: run `qwenft run`'}."
         )
 
 

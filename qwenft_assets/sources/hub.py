@@ -44,7 +44,9 @@ def resolve_commit(
     except OfflineModeIsEnabled as error:
         return _cached_commit(repo_id, revision, error)
     if found is None:
-        raise SourceError(f"{repo_id}: the Hub names no commit for {revision or 'main'}. Pin one.")
+        raise SourceError(
+            f"{repo_id}: the Hub names no commit for {revision or 'main'}. Pin one by its revision setting."
+        )
     return found
 
 

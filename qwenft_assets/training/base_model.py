@@ -113,7 +113,7 @@ def _find_in_wheel(settings: TrainingConfig) -> BaseModelRef:
     distribution = settings.base_model.removeprefix(WHEEL_PREFIX)
     if distribution not in WHEEL_MODELS:
         raise BaseModelError(
-            f"{settings.base_model}: no such bundled model. training.base_model knows "
+            f"{settings.base_model}: no such bundled model. Set training.base_model to "
             f"{', '.join(WHEEL_PREFIX + name for name in WHEEL_MODELS)}, a Hub id, or a folder."
         )
     package, hub_id = WHEEL_MODELS[distribution]
@@ -200,5 +200,8 @@ def _download(base: BaseModelRef) -> Path:
             "run the same command again."
         ) from error
     if not any(folder.glob("*.safetensors")):
-        raise BaseModelError(f"{base.name}: has no safetensors; pickled weights are not read.")
+        raise BaseModelError(
+            f"{base.name}: has no safetensors, and pickled weights are not read. Name a "
+            "revision or repository that has them."
+        )
     return folder

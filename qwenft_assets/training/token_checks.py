@@ -47,7 +47,9 @@ def check_tokens(
             "Remove the folder cache/tokens of the storage root, then run the same command again."
         )
     if not row.truncated and turn_end not in row.labels(supervise)[1:]:
-        raise TrainingError(f"{TURN_END} carries no loss: answers would never end. This is a bug.")
+        raise TrainingError(
+            f"{TURN_END} carries no loss: answers would never end. This is a bug: report it."
+        )
 
 
 def shown_with_mask(tokenizer: Any, row: TokenRow, supervise: str) -> str:

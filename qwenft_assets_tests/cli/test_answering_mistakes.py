@@ -29,7 +29,9 @@ def one_line(answer, wanted):
         pytest.param(("infer", "Hi", "--top-p", "2"), "top_p 2.0: input should", id="setting"),
         pytest.param(("infer", "--batch", "no.jsonl"), "no.jsonl: cannot be read", id="batch"),
         pytest.param(("serve", "--host", "0.0.0.0"), "an API key is needed", id="no-key"),  # noqa: S104
-        pytest.param(("serve", "--engine", "x"), "--engine x: use auto", id="engine"),
+        pytest.param(
+            ("serve", "--engine", "x"), "--engine x: no such engine. Use auto", id="engine"
+        ),
     ],
 )
 def test_mistakes_are_one_line(deployment, command, wanted):

@@ -139,7 +139,7 @@ def test_the_screen_of_a_conversation_in_whole(deployment, inferred, tmp_path):
         f"> {QUESTION}", *answer, "",
         "> /retry", *answer, "",
         "> /undo", f"taken back: {QUESTION}", "",
-        "> /undo", "nothing to undo: no question was asked yet.", "",
+        "> /undo", "nothing to undo: no question was asked yet. Ask one first.", "",
         "> /adapter none", f"  loading {base}", f"{base}, no adapter", "",
         ">",
     ]  # fmt: skip

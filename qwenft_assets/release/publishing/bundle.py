@@ -169,7 +169,9 @@ def _write_dataset(
 def _write_code(subject: Subject, folder: Path, *_: Any) -> dict[str, Any]:
     commit = project_code.write_code(subject.config, folder)
     if (folder / MANIFEST_FILE).exists():
-        raise PublishingError(f"{MANIFEST_FILE}: stands in the project; the copy needs the name.")
+        raise PublishingError(
+            f"{MANIFEST_FILE}: stands in the project; the copy needs the name. Rename it."
+        )
     return {"code_commit": commit}
 
 

@@ -74,7 +74,10 @@ def write_dataset(
             done += batch.num_rows
             report_progress(done, parquet.metadata.num_rows, "rows looked at")
     if not any(counts[split] for split in SPLITS):
-        raise PublishingError(f"{mixture}: no row of it may leave ({dict(counts)}).")
+        raise PublishingError(
+            f"{mixture}: no row of it may leave ({dict(counts)}). Publish the adapter, or a mixture "
+            "with public rows."
+        )
     return dict(sorted(counts.items()))
 
 

@@ -27,7 +27,7 @@ def make_target(
     if (name == "code-only") != (content == "code"):
         raise PublishingError(
             f"--target {name}: carries {'the code' if name == 'code-only' else 'models and data'} "
-            f"only, not {content}."
+            f"only, not {content}. Choose another --target or --content."
         )
     settings = config.publishing
     match name:
@@ -56,7 +56,9 @@ def _said(value: str | None, key: str) -> str:
 
 def _repository(value: str, key: str) -> str:
     if not OWNER_AND_NAME.fullmatch(value):
-        raise PublishingError(f"publishing.{key} (or --to): {value!r} is not owner/name.")
+        raise PublishingError(
+            f"publishing.{key} (or --to): {value!r} is not owner/name. Write it so."
+        )
     return value
 
 

@@ -102,7 +102,8 @@ class HubTarget:
         except (HFValidationError, ValueError) as error:
             problem = " ".join(str(error).split())[:300]
             raise PublishingError(
-                f"{self.repo_id}: the Hub's client refuses it: {problem}."
+                f"{self.repo_id}: the Hub's client refuses it: {problem}. Correct --to, or the setting of "
+                "publishing that it names."
             ) from error
 
 
