@@ -54,7 +54,8 @@ mutants: install ## Change lines of the pure packages, and see that a test fails
 	$(BIN)/python benchmarks/mutants.py
 
 audit: install ## Known holes, licences and an SBOM of what is installed, in build/audit
-	@PYTHON="$(PYTHON)" .ci/audit $(VENV)
+	@PYTHON="$(PYTHON)" .ci/tools
+	@build/tools/bin/python .ci/audit.py $(VENV)
 
 dist: install ## Build wheel and sdist in dist/, and check what an index would say to them
 	rm -rf dist
