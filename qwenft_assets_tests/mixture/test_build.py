@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SimilarQuestionsConfig
+from qwenft_assets.config import Config, RecipeName, SimilarQuestionsConfig
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.build import build_mixture, mix, read_mixture, recipe_of
 from qwenft_assets.mixture.deduplication import REASONS
 from qwenft_assets.mixture.quotas import Quota
 from qwenft_assets.mixture.split import find_leaks
 from qwenft_assets.rows import MIXED_SCHEMA
+from qwenft_assets.sources.registry import bundled_sources
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json, sha256_of_file
 from qwenft_assets_tests.mixture.sampled_rows import (
@@ -28,7 +29,7 @@ from qwenft_assets_tests.mixture.sampled_rows import (
 @pytest.fixture
 def sampled(demo_config: Config, storage: Storage) -> Storage:
     """A storage with the bundled samples of all sources."""
-    for source in SOURCE_NAMES:
+    for source in bundled_sources():
         sample_source(demo_config, source, storage)
     return storage
 
