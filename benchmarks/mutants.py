@@ -2,9 +2,10 @@
 
     python benchmarks/mutants.py [--mutants 80] [--seed 1] [--packages mixture evaluation text release]
 
-Draws mutants of cosmic-ray (another operator, number, condition, ...) by seed, the same number for each
-package; each is put into a copy of the project and meets the tests of its module only. Prints the table
-of RESULTS.md, and every survivor as a diff. What stands in annotations is left alone: it does not run.
+Draws places by seed, the same number for each package, and at each of them one mutant of cosmic-ray
+(another operator, number, condition, ...) that compiles; it is put into a copy of the project and meets
+the tests of its module only. Prints the table of RESULTS.md, and every survivor as a diff. What stands
+in annotations is left alone: it does not run.
 """
 
 import argparse
@@ -57,6 +58,7 @@ class Mutant:
     operator: str
     occurrence: int
     line: int
+    column: int
 
 
 def main() -> None:
@@ -85,7 +87,7 @@ def main() -> None:
                 print(f"{outcome:9} {mutant.path}:{mutant.line} {mutant.operator}", flush=True)
                 if outcome == "survived":
                     print(diff, flush=True)
-    print("| package | possible | drawn | killed | share |\n|---|---|---|---|---|")
+    print("| package | places | drawn | killed | share |\n|---|---|---|---|---|")
     rows = [(name, chosen[name][1], sum(c.values()), c["killed"]) for name, c in counts.items()]
     rows.append(("all", *(sum(row[n] for row in rows) for n in (1, 2, 3))))
     for name, possible, drawn, killed in rows:
@@ -93,7 +95,7 @@ def main() -> None:
 
 
 def draw(package: str, count: int, seed: int) -> tuple[list[Mutant], int]:
-    """Mutants of a package by seed, and how many there could be."""
+    """Mutants of a package by seed, and in how many places there could be one."""
     folder = PROJECT_ROOT / "qwenft_assets" / package
     paths = [path for path in sorted(folder.glob("*.py")) if path.name != "__init__.py"]
     possible = [
@@ -102,9 +104,36 @@ def draw(package: str, count: int, seed: int) -> tuple[list[Mutant], int]:
         if f"{package}/{path.stem}" not in LEFT_OUT
         for mutant in mutants_of(path)
     ]
-    return random.Random(f"{seed}:{package}").sample(possible, min(count, len(possible))), len(
-        possible
-    )
+    # A place with a division has a dozen mutants, one with a number two: so places are drawn.
+    places: dict[tuple[str, int, int], list[Mutant]] = {}
+    for mutant in possible:
+        places.setdefault((mutant.path, mutant.line, mutant.column), []).append(mutant)
+    rng = random.Random(f"{seed}:{package}")
+    drawn: list[Mutant] = []
+    for place in rng.sample(list(places), len(places)):
+        mutant = rng.choice(places[place])
+        if len(drawn) < count and compiles(mutant):
+            drawn.append(mutant)
+    return drawn, len(places)
+
+
+def compiles(mutant: Mutant) -> bool:
+    """Whether what comes of it is Python: a star in a signature is no product."""
+    try:
+        compile(
+            changed(mutant, (PROJECT_ROOT / mutant.path).read_text("utf-8")), mutant.path, "exec"
+        )
+    except (SyntaxError, TypeError):
+        return False
+    return True
+
+
+def changed(mutant: Mutant, text: str) -> str:
+    """The text of the file with the mutant in it."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    return mutate_code(text, get_operator(mutant.operator)(), mutant.occurrence)
 
 
 def mutants_of(path: Path) -> Iterator[Mutant]:
@@ -124,7 +153,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
         )
         for occurrence, (line, column) in enumerate(positions):
             if not any(first <= (line, column) < last for first, last in annotations):
-                yield Mutant(name, operator_name, occurrence, line)
+                yield Mutant(name, operator_name, occurrence, line, column)
 
 
 def lines_of_annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
@@ -152,9 +181,6 @@ def copy_project(folder: Path) -> Path:
 
 def judge(mutant: Mutant, copy: Path, seconds: dict[str, float]) -> tuple[str, str]:
     """Whether the tests of its module notice a mutant: killed or survived, and its diff."""
-    from cosmic_ray.mutating import mutate_code
-    from cosmic_ray.plugins import get_operator
-
     file = copy / mutant.path
     original = file.read_text(encoding="utf-8")
     if mutant.path not in seconds:
@@ -162,13 +188,13 @@ def judge(mutant: Mutant, copy: Path, seconds: dict[str, float]) -> tuple[str, s
         if not passes(mutant.path, copy, 600):
             raise SystemExit(f"{mutant.path}: its tests fail without any change. Mend them first.")
         seconds[mutant.path] = time.monotonic() - started
-    changed = mutate_code(original, get_operator(mutant.operator)(), mutant.occurrence)
-    file.write_text(changed, encoding="utf-8")
+    mutated = changed(mutant, original)
+    file.write_text(mutated, encoding="utf-8")
     try:
         survived = passes(mutant.path, copy, 10 + 5 * seconds[mutant.path])
     finally:
         file.write_text(original, encoding="utf-8")
-    lines = (text.splitlines() for text in (original, changed))
+    lines = (text.splitlines() for text in (original, mutated))
     diff = "\n".join(difflib.unified_diff(*lines, mutant.path, "mutant", n=1, lineterm=""))
     return ("survived" if survived else "killed"), diff
 

@@ -78,7 +78,7 @@ def print_summary(summary: dict[str, Any]) -> None:
     for name, path in summary["paths"].items():
         console.print(f"  {name:<9}{_from_project(path)}", soft_wrap=True, markup=False)
     console.print(
-        f"{summary['seconds']:.0f} s. Next: [bold]make ui[/] shows the lineage; talk to it with "
+        f"{summary['seconds']:.0f} s. Next: [bold]qwenft ui[/] shows the lineage; talk to it with "
         '[bold]qwenft chat[/] or [bold]qwenft infer "What does a low-dropout regulator do?"[/]',
         soft_wrap=True,
     )

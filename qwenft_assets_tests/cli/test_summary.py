@@ -104,7 +104,7 @@ def test_below_the_table_stand_change_outcome_and_places(rebuilt, printed):
     )
     assert f"released: {REASONS[0]}; {REASONS[1]}" in lines
     assert f"  adapter  {rebuilt.adapter('small', VERSION)}" in lines
-    assert lines[-1].startswith("83 s. Next: make ui")
+    assert lines[-1].startswith("83 s. Next: qwenft ui")
     assert not any(line.startswith("unchanged") for line in lines)
 
 
