@@ -21,6 +21,8 @@ ContentName = Literal["adapter", "merged", "gguf", "dataset", "code"]
 SOURCE_NAMES: tuple[SourceName, ...] = get_args(SourceName)
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
+REMOTE_SCHEMES = ("s3", "gs", "memory")
+"""Of storage roots that are no folder."""
 
 
 class Section(BaseModel):
