@@ -49,6 +49,7 @@ def tables(rates: dict[str, float]) -> list[str]:
     scanned = rates["candidates"] / (rates["on_topic_percent"] / 100)
     kib_a_row = rates["scan_mib_a_second"] * KIB_A_MIB / rates["scan_rows_a_second"]
     tokens = rates["mixture_million_tokens"] * 1e6 * TRAIN_SHARE * EPOCHS
+    held_out = rates["mixture_million_tokens"] * 1e6 * (1 - TRAIN_SHARE)
     cores = rates["mixture_cpu_seconds"] / rates["mixture_seconds"]
     sizes = [
         ("candidates", [count(rates["candidates"] * n) for n in SCALES]),
@@ -70,6 +71,10 @@ def tables(rates: dict[str, float]) -> list[str]:
             [time(tokens * n / rates["fast_tokens_a_second"]) for n in SCALES],
         ),
         ("training, GPU memory", [f"{rates['train_gib']:g} GiB"] * len(SCALES)),
+        (
+            "evaluation of all held-out rows, one H200",
+            [time(held_out * n / rates["evaluated_tokens_a_second"]) for n in SCALES],
+        ),
         (
             "H200s for a week of the fast recipe",
             [count(max(1.0, tokens * n / rates["fast_tokens_a_second"] / week())) for n in SCALES],
