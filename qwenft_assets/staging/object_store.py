@@ -107,7 +107,7 @@ class ObjectStore:
     def write(self, key: str, content: bytes) -> None:
         """Write an object, in place of the one that may be there."""
         path = self.root / key
-        self._ask(key, lambda: path.fs.pipe_file(path.path, content))
+        self._send(key, lambda: path.fs.pipe_file(path.path, content))
 
     def upload(self, key: str, file: Path) -> None:
         """Send a file, a large one in several parts, unless an object of its size is there.
@@ -124,7 +124,7 @@ class ObjectStore:
                 raise ConnectionError(f"{file.name} did not arrive whole")
 
         if self._ask(key, lambda: self._size(path)) != size:
-            self._ask(key, send)
+            self._send(key, send)
 
     def download(self, key: str, file: Path, is_right: Callable[[Path], bool]) -> None:
         """Fetch an object into a file; again where what came is not right.
@@ -174,7 +174,8 @@ class ObjectStore:
         Raises:
             StorageError: The bucket is missing or cannot be reached or written.
         """
-        self.write(probe, b"")
+        path = self.root / probe
+        self._send("", lambda: path.fs.pipe_file(path.path, b""))
         self.remove(probe)
 
     @staticmethod
@@ -194,8 +195,16 @@ class ObjectStore:
         except (OSError, *_kinds(CONNECTION_ERRORS), *_kinds(OTHER_ERRORS)) as error:
             raise self._failure(key, error) from error
 
+    def _send(self, key: str, request: Callable[[], None]) -> None:
+        try:
+            self._ask(key, request)
+        except FileNotFoundError as error:
+            raise self._failure("", error) from error
+
     def _failure(self, key: str, error: BaseException) -> StorageError:
         words = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, FileNotFoundError):
+            words = f"there is no such bucket ({words})"
         tried = f" after {ATTEMPTS} attempts" if _may_pass(error) else ""
         place = f"{self.url}/{key}" if key else self.url
         return StorageError(
