@@ -47,4 +47,4 @@ bench: install ## Measure the published figures
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean: ## Remove the environment, artifacts and run history
-	rm -rf $(VENV) data/out dagster_home/history dagster_home/schedules dagster_home/storage
+	rm -rf $(VENV) data/out data/stage dagster_home/history dagster_home/schedules dagster_home/storage

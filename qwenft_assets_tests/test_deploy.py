@@ -10,7 +10,9 @@ import yaml
 from dagster_k8s.container_context import K8sContainerContext
 from dagster_k8s.job import get_user_defined_k8s_config
 
+from qwenft_assets.automation.executor import make_executor
 from qwenft_assets.config import PROJECT_ROOT, AutomationConfig
+from qwenft_assets.errors import ConfigError
 
 DEPLOY = PROJECT_ROOT / "deploy"
 BIN = Path(sys.executable).parent
@@ -157,6 +159,12 @@ def test_only_training_and_evaluation_ask_for_a_gpu(tmp_path, device, with_gpu):
 
 def test_steps_share_the_runs_process_by_default():
     assert AutomationConfig().executor == "in_process"
+
+
+def test_an_executor_that_is_not_installed_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dagster_k8s", None)
+    with pytest.raises(ConfigError, match="automation.executor: k8s needs dagster-k8s"):
+        make_executor(AutomationConfig(executor="k8s"))
 
 
 def snake_keys(config):
