@@ -163,7 +163,7 @@ def test_steps_share_the_runs_process_by_default():
 
 def test_an_executor_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "dagster_k8s", None)
-    with pytest.raises(ConfigError, match="automation.executor: k8s needs dagster-k8s"):
+    with pytest.raises(ConfigError, match=r"automation\.executor: k8s needs dagster-k8s"):
         make_executor(AutomationConfig(executor="k8s"))
 
 
