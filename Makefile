@@ -64,4 +64,4 @@ dist: install ## Build wheel and sdist in dist/, and check what an index would s
 	build/tools/bin/twine check --strict dist/*
 
 clean: ## Remove the environment, artifacts and run history
-	rm -rf $(VENV) data/out dagster_home/history dagster_home/schedules dagster_home/storage
+	rm -rf $(VENV) data/out data/stage dagster_home/history dagster_home/schedules dagster_home/storage

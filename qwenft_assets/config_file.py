@@ -19,7 +19,7 @@ def config_path_from_environment() -> Path:
 
 
 def load_config(path: Path | str | None = None) -> Config:
-    """Read a config file; `QWENFT_STORAGE` and `QWENFT_SOURCES_ORIGIN` win over it.
+    """Read a config file; `QWENFT_STORAGE`, `QWENFT_STAGE` and `QWENFT_SOURCES_ORIGIN` win.
 
     Args:
         path: YAML file; a relative one is looked for here, then in the project's root. None:
@@ -47,8 +47,9 @@ def load_config(path: Path | str | None = None) -> Config:
     if not isinstance(settings, dict):
         raise ConfigError(f"{given}: must be a mapping of settings. Compare configs/demo.yaml.")
     settings.setdefault("name", file.stem)
-    if root := os.environ.get("QWENFT_STORAGE"):
-        settings["storage_root"] = root
+    for name, key in (("QWENFT_STORAGE", "storage_root"), ("QWENFT_STAGE", "stage_root")):
+        if root := os.environ.get(name):
+            settings[key] = root
     origin = os.environ.get("QWENFT_SOURCES_ORIGIN")
     sources = settings.get("sources") or {}
     if origin and isinstance(sources, dict):

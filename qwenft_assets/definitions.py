@@ -11,6 +11,7 @@ from qwenft_assets.assets.publishing import published_adapter
 from qwenft_assets.assets.release import release
 from qwenft_assets.assets.sources import source_sample
 from qwenft_assets.assets.training import lora_adapter
+from qwenft_assets.automation.executor import make_executor
 from qwenft_assets.automation.failures import make_failure_sensor
 from qwenft_assets.automation.jobs import finetune_job, publish_job, sources_job
 from qwenft_assets.automation.schedules import make_schedules
@@ -39,7 +40,5 @@ defs = dg.Definitions(
         "worker": WorkerResource(),
     },
     loggers={"console": dg.colored_console_logger, "terminal": terminal_logger},
-    # A chain has nothing to run side by side, and the heavy steps are processes of their own: a
-    # process for each step would only add two seconds to it.
-    executor=dg.in_process_executor,
+    executor=make_executor(_automation),
 )

@@ -47,6 +47,25 @@ def hold(lock_file: Path, name: str, say: Callable[[str], None] | None = None) -
 
 
 @contextmanager
+def try_hold(lock_file: Path) -> Iterator[bool]:
+    """Hold a lock if nobody does; tells whether it is held, and waits for nobody.
+
+    Args:
+        lock_file: On a local disk; its folder is there.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+@contextmanager
 def hold_gpu(say: Callable[[str], None]) -> Iterator[None]:
     """Hold this user's GPU, whatever the config, storage root or Dagster instance.
 

@@ -23,6 +23,7 @@ from qwenft_assets.config import (
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
 from qwenft_assets.locking import hold_gpu
+from qwenft_assets.staging import require_writable
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
 from qwenft_assets.worker_process import WorkerProcess
@@ -42,8 +43,8 @@ class ProjectResource(dg.ConfigurableResource):
 
     def storage(self, config: Config) -> Storage:
         """The storage root, checked to be writable, and what killed runs left there mended."""
-        storage = Storage(config.storage_path())
-        storage.ensure_writable()
+        storage = Storage(config.storage_path(), config.storage_url())
+        require_writable(storage)
         storage.recover()
         return storage
 

@@ -14,16 +14,25 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 Answer = TypeVar("Answer")
 
 
-def ask(request: Callable[[], Answer], attempts: int) -> Answer:
+def ask(
+    request: Callable[[], Answer],
+    attempts: int,
+    worth_another: Callable[[BaseException], bool] | None = None,
+) -> Answer:
     """The answer to a request that may be sent more than once without harm.
 
     Waits between attempts as long as the server asks for, else exponentially longer with jitter.
+
+    Args:
+        request: Sends it and returns the answer.
+        attempts: At most.
+        worth_another: Whether asking again may help after an error; None: `may_pass`.
 
     Raises:
         Exception: What the last attempt raised; at once where another would not help.
     """
     retrying = Retrying(
-        retry=retry_if_exception(may_pass),
+        retry=retry_if_exception(worth_another or may_pass),
         wait=_backoff,
         stop=stop_after_attempt(attempts),
         reraise=True,
@@ -64,7 +73,7 @@ def describe_failure(error: BaseException, attempts: int) -> str:
 def _backoff(state: RetryCallState) -> float:
     error = state.outcome.exception() if state.outcome else None
     response: Any = getattr(error, "response", None)
-    wanted = response.headers.get("Retry-After", "") if response is not None else ""
+    wanted = getattr(response, "headers", {}).get("Retry-After", "")
     if wanted.isdigit():
         return min(float(wanted), LONGEST_WAIT_SECONDS)
     return wait_random_exponential(multiplier=0.15, max=LONGEST_WAIT_SECONDS)(state)

@@ -34,6 +34,8 @@ class Storage:
     """The storage root and the place of each artifact below it."""
 
     root: Path
+    url: str | None = None
+    """Of a remote root; `root` is its stage then, which staging.py keeps in step with it."""
 
     def source_sample(self, source: str) -> Path:
         """Folder of one source's sample: rows.parquet, manifest.json."""
@@ -66,6 +68,11 @@ class Storage:
     def cache(self, kind: str) -> Path:
         """Folder of things that can be made again: `tokens`, `base_models`."""
         return self.root / "cache" / kind
+
+    @property
+    def where(self) -> str:
+        """The storage root as the user knows it."""
+        return self.url or str(self.root)
 
     def ensure_writable(self) -> None:
         """Create the root.

@@ -11,6 +11,15 @@ from qwenft_assets.config import PROJECT_ROOT
 
 BIN = Path(sys.executable).parent
 SECONDS = 240
+SAMPLE = (
+    "dagster", "asset", "materialize", "-m", "qwenft_assets.definitions",
+    "--select", "source_sample", "--partition-range", "local_reports...stackexchange_biomed",
+)  # fmt: skip
+REBUILD = (
+    "dagster", "asset", "materialize", "-m", "qwenft_assets.definitions",
+    "--select", "mixed_dataset+", "--partition", "small",
+)  # fmt: skip
+"""The whole path by the stock Dagster CLI."""
 
 CONFIG = """
 mixture:

@@ -1,4 +1,4 @@
-"""The two things almost every test needs: the demo's settings, and a place to write."""
+"""What many tests need: the demo's settings, a place to write, a deployment that has run once."""
 
 from pathlib import Path
 
@@ -7,8 +7,10 @@ import pytest
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.config_file import load_config
 from qwenft_assets.storage import Storage
+from qwenft_assets_tests.commands import REBUILD, SAMPLE, Deployment, make_deployment
+from qwenft_assets_tests.tiny_model import write_tiny_model
 
-ENVIRONMENT = ("QWENFT_CONFIG", "QWENFT_STORAGE", "QWENFT_SOURCES_ORIGIN")
+ENVIRONMENT = ("QWENFT_CONFIG", "QWENFT_STORAGE", "QWENFT_STAGE", "QWENFT_SOURCES_ORIGIN")
 
 
 @pytest.fixture
@@ -23,3 +25,20 @@ def storage(tmp_path: Path) -> Storage:
     storage = Storage(tmp_path / "storage")
     storage.ensure_writable()
     return storage
+
+
+@pytest.fixture(scope="session")
+def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base") / "tiny-qwen2"
+    write_tiny_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def rebuilt(tmp_path_factory: pytest.TempPathFactory, base_model: Path) -> Deployment:
+    """A deployment after the two stock commands; who changes it works on a copy."""
+    deployment = make_deployment(tmp_path_factory.mktemp("deployment"), base_model)
+    for command in (SAMPLE, REBUILD):
+        answer = deployment.run(*command)
+        assert answer.returncode == 0, answer.stdout + answer.stderr
+    return deployment

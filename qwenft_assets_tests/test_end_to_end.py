@@ -14,35 +14,9 @@ import dagster as dg
 import pyarrow.parquet as pq
 import pytest
 
-from qwenft_assets_tests.commands import Deployment, make_deployment
-from qwenft_assets_tests.tiny_model import write_tiny_model
+from qwenft_assets_tests.commands import REBUILD, SAMPLE, Deployment, make_deployment
 
-SAMPLE = (
-    "dagster", "asset", "materialize", "-m", "qwenft_assets.definitions",
-    "--select", "source_sample", "--partition-range", "local_reports...stackexchange_biomed",
-)  # fmt: skip
 CHECK = "ASSET_CHECK_EVALUATION"
-REBUILD = (
-    "dagster", "asset", "materialize", "-m", "qwenft_assets.definitions",
-    "--select", "mixed_dataset+", "--partition", "small",
-)  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base_model(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base") / "tiny-qwen2"
-    write_tiny_model(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def rebuilt(tmp_path_factory, base_model):
-    """A deployment after the two stock commands."""
-    deployment = make_deployment(tmp_path_factory.mktemp("deployment"), base_model)
-    for command in (SAMPLE, REBUILD):
-        answer = deployment.run(*command)
-        assert answer.returncode == 0, answer.stdout + answer.stderr
-    return deployment
 
 
 def read(path):

@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.policies import DATA_CHANGED
+from qwenft_assets.assets.policies import DATA_CHANGED, gpu_step_tags
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -15,6 +15,7 @@ from qwenft_assets.assets.reporting import (
     record_table,
 )
 from qwenft_assets.assets.training import lora_adapter
+from qwenft_assets.config import RecipeName
 from qwenft_assets.evaluation.job import (
     CODE_VERSION,
     is_current,
@@ -24,6 +25,7 @@ from qwenft_assets.evaluation.job import (
 from qwenft_assets.evaluation.pictures import losses_thumbnail
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.release.gate import better_than_base
+from qwenft_assets.release.registry import read_champion
 from qwenft_assets.resources import (
     GpuResource,
     ProjectResource,
@@ -31,6 +33,8 @@ from qwenft_assets.resources import (
     recipe_of_partition,
 )
 from qwenft_assets.rows import short_hash
+from qwenft_assets.staging import address, delivering, fetch
+from qwenft_assets.storage import Storage
 from qwenft_assets.training.job import plan_training
 
 PART_COLUMNS = (
@@ -51,6 +55,7 @@ PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
     partitions_def=RECIPES,
     deps=[lora_adapter, mixed_dataset],
     pool="gpu",
+    op_tags=gpu_step_tags(),
     group_name="evaluation",
     kinds={"pytorch"},
     owners=OWNERS,
@@ -80,11 +85,14 @@ def evaluation(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
+        fetch(storage, storage.mixed_dataset(recipe), storage.release(recipe))
         training = plan_training(
             config, recipe, storage, gpu.resolve(config.training, context.log.info).type
         )
+        _fetch_adapters(storage, recipe, training.version)
         job = plan_evaluation(config, training, storage)
-        with storage.lock(f"evaluation-{recipe}"):
+        folder = storage.evaluation(recipe, job.adapter_version)
+        with delivering(storage, folder), storage.lock(f"evaluation-{recipe}"):
             result = read_evaluation(storage, recipe, job.adapter_version)
             reused = is_current(result, job)
             if result is None or not reused:
@@ -97,11 +105,10 @@ def evaluation(
         result["perplexity"],
         " (unchanged)" if reused else "",
     )
-    folder = storage.evaluation(recipe, job.adapter_version)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(short_hash(job.inputs, result["champion_version"])),
         metadata={
-            "dagster/uri": str(folder / "evaluation.json"),
+            "dagster/uri": address(storage, folder, "evaluation.json"),
             "unchanged": reused,
             "perplexity": _rounded(result["perplexity"]),
             "base_perplexity": _rounded(result["base_perplexity"]),
@@ -137,6 +144,13 @@ def evaluation(
             )
         ],
     )
+
+
+def _fetch_adapters(storage: Storage, recipe: RecipeName, version: str) -> None:
+    """The adapter, and the champion that it is compared with."""
+    champion = read_champion(storage, recipe) or {}
+    for needed in {version, champion.get("version", version)}:
+        fetch(storage, storage.adapter(recipe, needed))
 
 
 def _parts_table(label: str, parts: dict[str, Any]) -> dg.TableMetadataValue:

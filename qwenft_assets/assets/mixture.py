@@ -32,6 +32,7 @@ from qwenft_assets.mixture.verification import verify_mixture
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.resources import ProjectResource, recipe_of_partition
+from qwenft_assets.staging import address, delivering, fetch_below
 from qwenft_assets.storage import MIXTURE_FILE, Storage
 from qwenft_assets.training.row_lengths import RowLengths, row_lengths
 
@@ -70,15 +71,18 @@ def mixed_dataset(
     with one_line_failures(), progress_bar(f"mixing {recipe}") as report_progress:
         config = project.config()
         storage = project.storage(config)
+        folder = storage.mixed_dataset(recipe)
+        fetch_below(storage, storage.root / "source_sample")
         counter, why_not = _token_counter(config, storage)
-        report = build_mixture(config, recipe, storage, counter, report_progress)
-        findings = verify_mixture(config, storage, recipe, report_progress)
         lengths = None
-        if counter is not None:
-            lengths = report_lengths(
-                storage, recipe, counter, config.training.max_length_tokens, report_progress
-            )
-    manifest, folder = report.manifest, storage.mixed_dataset(recipe)
+        with delivering(storage, folder):
+            report = build_mixture(config, recipe, storage, counter, report_progress)
+            findings = verify_mixture(config, storage, recipe, report_progress)
+            if counter is not None:
+                lengths = report_lengths(
+                    storage, recipe, counter, config.training.max_length_tokens, report_progress
+                )
+    manifest = report.manifest
     _log(context, recipe, report)
     if lengths is None:
         context.log.warning("mixed_dataset %s: lengths unknown: %s", recipe, why_not)
@@ -87,7 +91,7 @@ def mixed_dataset(
         metadata={
             "dagster/row_count": manifest["rows"],
             "dagster/column_schema": COLUMN_SCHEMA,
-            "dagster/uri": str(folder / MIXTURE_FILE),
+            "dagster/uri": address(storage, folder, MIXTURE_FILE),
             "unchanged": report.reused,
             "train_rows": manifest["train_rows"],
             "eval_rows": manifest["eval_rows"],

@@ -1,4 +1,4 @@
-"""When an asset follows its data by itself, and when it counts as overdue.
+"""When an asset follows its data by itself, when it counts as overdue, and where it needs a GPU.
 
 https://docs.dagster.io/guides/automate/declarative-automation
 """
@@ -41,6 +41,17 @@ DATA_CHANGED = (
     & RecipeSwitchedOn()
 )
 """Not `eager`, which trains again on equal data: only another data version upstream counts."""
+
+
+def gpu_step_tags() -> dict[str, Any]:
+    """What the step of an asset asks of Kubernetes where it is a pod of its own; elsewhere unread.
+
+    https://docs.dagster.io/deployment/oss/deployment-options/kubernetes/customizing-your-deployment
+    """
+    if load_config().training.device == "cpu":
+        return {}
+    resources = {"limits": {"nvidia.com/gpu": "1"}}
+    return {"dagster-k8s/config": {"container_config": {"resources": resources}}}
 
 
 def freshness_policy() -> dg.FreshnessPolicy | None:

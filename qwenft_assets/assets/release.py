@@ -26,6 +26,7 @@ from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
 from qwenft_assets.rows import short_hash
+from qwenft_assets.staging import address, delivering, fetch, fetch_overview
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.job import plan_training
 
@@ -66,13 +67,20 @@ def release(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
+        fetch_overview(storage)
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
-        before = last_decision(storage, recipe) or {}
-        report = release_adapter(config, plan_evaluation(config, training, storage), storage)
-        pruned = prune_versions(config, recipe, storage)
-        outcome_of_rebuild = _changed_and_bought(
-            storage, recipe, report.version, before.get("mixture_version")
-        )
+        fetch(storage, storage.evaluation(recipe, training.version))
+        with delivering(storage, storage.release(recipe)):
+            before = last_decision(storage, recipe) or {}
+            report = release_adapter(config, plan_evaluation(config, training, storage), storage)
+            pruned = prune_versions(config, recipe, storage)
+            outcome_of_rebuild = _changed_and_bought(
+                storage, recipe, report.version, before.get("mixture_version")
+            )
+            champion = (
+                champion_metadata(storage, recipe, report.champion or {}) if report.released else {}
+            )
+        where = address(storage, storage.release(recipe), "champion.json")
     if pruned:
         context.log.info("release %s: removed old versions %s", recipe, ", ".join(pruned))
     outcome = "released" if report.released else "refused"
@@ -101,13 +109,13 @@ def release(
         },
     )
     if report.released:
-        metadata = champion_metadata(storage, recipe, report.champion or {})
         yield dg.MaterializeResult(
             data_version=champion_data_version(report.champion or {}),
             metadata={
+                "dagster/uri": where,
                 "champion": report.version,
                 **outcome_of_rebuild,
-                **metadata,
+                **champion,
                 "unchanged": report.reused,
                 **({"removed_versions": pruned} if pruned else {}),
                 "evaluated_in": dg.MetadataValue.asset(dg.AssetKey("evaluation")),
@@ -141,7 +149,6 @@ def champion_metadata(
     draw_perplexities(history, picture)
     small = perplexity_thumbnail(history)
     return {
-        "dagster/uri": str(storage.release(recipe) / "champion.json"),
         "champion": champion["version"],
         "perplexity": round(champion["perplexity"], 4),
         "at": champion["at"],
@@ -170,6 +177,7 @@ def report_move(
             partition=recipe,
             description=f"{entry['action']} by {entry['who']}: {entry['why']}",
             metadata={
+                "dagster/uri": address(storage, storage.release(recipe), "champion.json"),
                 **champion_metadata(storage, recipe, entry),
                 "action": entry["action"],
                 "previous": entry["previous"] or "none",

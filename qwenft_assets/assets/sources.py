@@ -24,6 +24,7 @@ from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import also_logged, progress_bar
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
+from qwenft_assets.staging import address, delivering
 
 SHOWN_HITS = 10
 
@@ -63,7 +64,8 @@ def source_sample(
         storage = project.storage(settings)
         for source in sources_of_partitions(context):
             title = f"sampling {source}"
-            with progress_bar(title) as on_terminal:
+            folder = storage.source_sample(source)
+            with delivering(storage, folder), progress_bar(title) as on_terminal:
                 report_progress = also_logged(on_terminal, context.log.info, title)
                 report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest
@@ -71,7 +73,6 @@ def source_sample(
             if manifest["findings"]:
                 found = ", ".join(manifest["findings"])
                 context.log.warning("source_sample %s: personal data: %s", source, found)
-            folder = storage.source_sample(source)
             yield dg.AssetMaterialization(
                 asset_key=context.asset_key,
                 partition=source,
@@ -79,7 +80,7 @@ def source_sample(
                 metadata={
                     "dagster/row_count": manifest["rows"],
                     "dagster/column_schema": COLUMN_SCHEMA,
-                    "dagster/uri": str(folder / "rows.parquet"),
+                    "dagster/uri": address(storage, folder, "rows.parquet"),
                     "unchanged": report.reused,
                     "first_rows": first_rows(folder / "rows.parquet"),
                     "scanned": manifest["scanned"],

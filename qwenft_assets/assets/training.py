@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.policies import DATA_CHANGED
+from qwenft_assets.assets.policies import DATA_CHANGED, gpu_step_tags
 from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
@@ -16,9 +16,15 @@ from qwenft_assets.resources import (
     WorkerResource,
     recipe_of_partition,
 )
+from qwenft_assets.staging import address, delivering, fetch
 from qwenft_assets.storage import sha256_of_file
 from qwenft_assets.training.feasibility import in_one_line, require_feasible
-from qwenft_assets.training.job import CODE_VERSION, plan_training, whole_adapter
+from qwenft_assets.training.job import (
+    CODE_VERSION,
+    plan_training,
+    point_to_latest,
+    whole_adapter,
+)
 from qwenft_assets.training.loss_curve import thumbnail
 
 SHOWN_FIGURES = (
@@ -45,6 +51,7 @@ SHOWN_FIGURES = (
     partitions_def=RECIPES,
     deps=[mixed_dataset],
     pool="gpu",
+    op_tags=gpu_step_tags(),
     group_name="training",
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
@@ -74,9 +81,14 @@ def lora_adapter(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
+        fetch(storage, storage.mixed_dataset(recipe))
         device = gpu.resolve(config.training, context.log.info)
         job = plan_training(config, recipe, storage, device.type)
-        with storage.lock(f"lora_adapter-{recipe}"):
+        folder = storage.adapter(recipe, job.version)
+        with (
+            delivering(storage, folder, storage.adapters(recipe)),
+            storage.lock(f"lora_adapter-{recipe}"),
+        ):
             record = whole_adapter(storage, recipe, job.version)
             reused = record is not None
             if record is None:
@@ -86,6 +98,8 @@ def lora_adapter(
                     "lora_adapter %s: training %s on %s", recipe, job.version, device.name
                 )
                 record = worker.run(context, "qwenft_assets.training.worker", job)
+            # Also where it was there: what wrote it may have been killed before this.
+            point_to_latest(storage, recipe, job.version)
     outcome = f"{record['steps']} steps, eval loss {record['best_eval_loss']:.4f}"
     context.log.info(
         "lora_adapter %s: %s %s",
@@ -93,13 +107,12 @@ def lora_adapter(
         job.version,
         "unchanged, trained nothing" if reused else outcome,
     )
-    folder = storage.adapter(recipe, job.version)
     history = record["loss_history"]
     losses = [loss for points in history.values() for _, loss in points]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(job.version),
         metadata={
-            "dagster/uri": str(folder),
+            "dagster/uri": address(storage, folder),
             "unchanged": reused,
             **_pictures(history, folder),
             **{name: _rounded(record[name]) for name in SHOWN_FIGURES},

@@ -23,6 +23,7 @@ from qwenft_assets.config import SOURCE_NAMES, AutomationConfig, Config, RecipeN
 from qwenft_assets.rebuilds.upstream import SourceState, source_state, sources_of_recipe
 from qwenft_assets.resources import ProjectResource
 from qwenft_assets.sources.registry import repositories
+from qwenft_assets.staging import fetch_below
 from qwenft_assets.storage import Storage, read_json
 
 
@@ -142,6 +143,7 @@ def _look_at(
     So a revision that fails is tried once here, and again by the scheduled rebuild.
     """
     mixed = _recipes_by_source(config)
+    fetch_below(storage, storage.root / "source_sample")
     names: list[SourceName] = [
         name
         for name in SOURCE_NAMES

@@ -21,6 +21,7 @@ from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.integrity import check_artifacts
 from qwenft_assets.progress import progress_bar
+from qwenft_assets.staging import fetch_below, require_writable
 from qwenft_assets.storage import Storage
 
 MIN_FREE_DISK_GIB = {"demo": 2.0}
@@ -83,13 +84,14 @@ def _examine(name: str, look: Callable[[], str]) -> Examined:
 def _artifacts(storage: Storage) -> list[Examined]:
     """Each artifact by its place below the root, with the hashes of its files."""
     with progress_bar("reading artifacts") as report_progress:
+        fetch_below(storage, storage.root)
         results: list[Examined] = []
         for checked in check_artifacts(storage):
             name = str(checked.folder.relative_to(storage.root))
             found = checked.problem or f"{checked.files} files as recorded"
             results.append(Examined(name, checked.problem is None, found))
             report_progress(len(results), 0, name)
-    return results or [Examined("artifacts", True, f"none below {storage.root} yet")]
+    return results or [Examined("artifacts", True, f"none below {storage.where} yet")]
 
 
 def _packages() -> str:
@@ -139,8 +141,8 @@ def _base_model(config: Config) -> str:
 
 def _storage(config: Config) -> str:
     storage = storage_of(config)
-    storage.ensure_writable()
-    return str(storage.root)
+    require_writable(storage)
+    return storage.where
 
 
 def _disk(config: Config) -> str:

@@ -44,7 +44,7 @@ def load(config_path: Path | None) -> Config:
 
 def storage_of(config: Config) -> Storage:
     """The config's storage root."""
-    return Storage(config.storage_path())
+    return Storage(config.storage_path(), config.storage_url())
 
 
 def recipe_named(config: Config, name: str) -> RecipeName:

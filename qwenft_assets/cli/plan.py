@@ -19,6 +19,7 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import Config, TrainingConfig
 from qwenft_assets.errors import QwenftError
+from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.storage import GIB, Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
 from qwenft_assets.training.feasibility import in_words, require_feasible
@@ -61,7 +62,8 @@ def plan(
     settings = load(config)
     name = recipe_named(settings, recipe)
     storage = storage_of(settings)
-    storage.ensure_writable()
+    require_writable(storage)
+    fetch_overview(storage)
     work = work_of(settings, name, storage)
     device, refusal = None, None
     try:

@@ -22,6 +22,7 @@ from qwenft_assets.errors import ReleaseError
 from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.release import registry
 from qwenft_assets.release.history import read_history
+from qwenft_assets.staging import delivering, fetch
 from qwenft_assets.storage import Storage
 
 releases = typer.Typer(
@@ -74,6 +75,7 @@ def show(
     Example: `qwenft releases show 0f1e2d3c4b5a6978`
     """
     _, name, storage = _opened(config, recipe)
+    fetch(storage, storage.evaluation(name, version))
     evaluation = read_evaluation(storage, name, version)
     history = [line for line in read_history(storage, name) if line["version"] == version]
     if evaluation is None and not history:
@@ -120,7 +122,9 @@ def promote(
     """
     settings, name, storage = _opened(config, recipe)
     use_dagster_home()
-    entry = registry.promote(settings, storage, name, version, _reason(why), force=force)
+    fetch(storage, storage.evaluation(name, version))
+    with delivering(storage, storage.release(name)):
+        entry = registry.promote(settings, storage, name, version, _reason(why), force=force)
     _report(storage, name, entry, as_json=as_json)
 
 
@@ -139,12 +143,16 @@ def rollback(
     """
     _, name, storage = _opened(config, recipe)
     use_dagster_home()
-    _report(storage, name, registry.rollback(storage, name, _reason(why)), as_json=as_json)
+    with delivering(storage, storage.release(name)):
+        entry = registry.rollback(storage, name, _reason(why))
+    _report(storage, name, entry, as_json=as_json)
 
 
 def _opened(config: Any, recipe: str) -> tuple[Config, RecipeName, Storage]:
     settings = load(config)
-    return settings, recipe_named(settings, recipe), storage_of(settings)
+    name, storage = recipe_named(settings, recipe), storage_of(settings)
+    fetch(storage, storage.release(name))
+    return settings, name, storage
 
 
 def _reason(why: str) -> str:

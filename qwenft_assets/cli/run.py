@@ -30,6 +30,7 @@ from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
 from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
 from qwenft_assets.sources.registry import bundled_sources
+from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
@@ -85,7 +86,7 @@ def sample(
     settings = load(config)
     if source not in SOURCE_NAMES:
         raise ConfigError(f"{source}: no such source. There is: {', '.join(SOURCE_NAMES)}.")
-    storage_of(settings).ensure_writable()
+    require_writable(storage_of(settings))
     use_dagster_home()
 
     import dagster as dg
@@ -106,7 +107,8 @@ def rebuild(
     """
     started = time.monotonic()
     storage = storage_of(config)
-    storage.ensure_writable()
+    require_writable(storage)
+    fetch_overview(storage)
     require_feasible_here(config, recipe, storage)
     use_dagster_home()
 

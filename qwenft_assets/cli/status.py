@@ -16,6 +16,7 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import Config
 from qwenft_assets.rebuilds.upstream import short
+from qwenft_assets.staging import fetch_overview
 
 
 def status(
@@ -51,10 +52,11 @@ def make_report(config: Config, *, ask_upstream: bool) -> dict[str, Any]:
     from qwenft_assets.rebuilds.report import recipe_report, sources_report
 
     storage, now = storage_of(config), datetime.now(tz=UTC)
+    fetch_overview(storage)
     with dg.DagsterInstance.get() as instance:
         return {
             "config": config.name,
-            "storage": str(storage.root),
+            "storage": storage.where,
             "at": now.isoformat(timespec="seconds"),
             "sources": sources_report(config, storage, ask_upstream=ask_upstream),
             "recipes": [recipe_report(config, storage, name) for name in config.mixture.recipes],

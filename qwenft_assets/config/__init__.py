@@ -6,9 +6,10 @@ names what differs; an unknown key is an error.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from qwenft_assets.config.automation import (
     AutomationConfig,
@@ -37,6 +38,7 @@ from qwenft_assets.config.release import (
 )
 from qwenft_assets.config.section import (
     RECIPE_NAMES,
+    REMOTE_SCHEMES,
     TARGET_NAMES,
     ContentName,
     RecipeName,
@@ -62,6 +64,7 @@ from qwenft_assets.config.training import (
 __all__ = [
     "PROJECT_ROOT",
     "RECIPE_NAMES",
+    "REMOTE_SCHEMES",
     "SOURCE_NAMES",
     "TARGET_NAMES",
     "AutomationConfig",
@@ -98,7 +101,16 @@ class Config(Section):
     """One config is one deployment: its base model, its champion, its history."""
 
     name: str = Field(description="The file's name; also the default folder below data/out.")
-    storage_root: str | None = Field(default=None, description="null: data/out/<name>.")
+    storage_root: str | None = Field(
+        default=None,
+        description="Where artifacts live: a folder, or s3://bucket/path, gs://bucket/path, memory://"
+        "name. null: data/out/<name>.",
+    )
+    stage_root: str | None = Field(
+        default=None,
+        description="This machine's copy of a remote storage_root, with caches and checkpoints, which "
+        "are not shared. null: data/stage/<hash of its URL>.",
+    )
     keep_versions: int | None = Field(
         default=None,
         ge=1,
@@ -114,6 +126,28 @@ class Config(Section):
     decoding: DecodingConfig = DecodingConfig()
     automation: AutomationConfig = AutomationConfig()
 
+    @field_validator("storage_root")
+    @classmethod
+    def _known_scheme(cls, root: str | None) -> str | None:
+        scheme, is_url, place = (root or "").partition("://")
+        if is_url and (scheme not in REMOTE_SCHEMES or not place.strip("/")):
+            known = ", ".join(f"{name}://" for name in REMOTE_SCHEMES)
+            raise ValueError(f"{root} is neither a folder nor one of {known} with a bucket")
+        return root.rstrip("/") if root and is_url else root
+
+    def storage_url(self) -> str | None:
+        """The storage root where it is remote; None where it is a folder."""
+        return self.storage_root if self.storage_root and "://" in self.storage_root else None
+
     def storage_path(self) -> Path:
-        """The storage root; a relative one is read from the project's root."""
-        return PROJECT_ROOT / Path(self.storage_root or f"data/out/{self.name}").expanduser()
+        """The folder that steps work in; a relative one is read from the project's root.
+
+        It is the storage root, or the stage of a remote one.
+        """
+        url = self.storage_url()
+        if url is None:
+            folder = self.storage_root or f"data/out/{self.name}"
+        else:
+            default = f"data/stage/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+            folder = self.stage_root or default
+        return PROJECT_ROOT / Path(folder).expanduser()

@@ -36,6 +36,11 @@ class AutomationConfig(Section):
     rebuild_large_cron: str = Field(
         default="0 3 1 * *", description="When `large` is rebuilt if its inputs changed: monthly."
     )
+    executor: Literal["in_process", "k8s"] = Field(
+        default="in_process",
+        description="Steps of a run: one after the other in its process, or each in a pod of its own, "
+        "of which only training and evaluation ask for a GPU (extra k8s; needs a remote storage_root).",
+    )
     recipes: tuple[RecipeName, ...] = Field(
         default=("small",),
         description="What sensors and automation conditions rebuild. They start `large`, which may "

@@ -9,6 +9,8 @@ TargetName = Literal["code-only", "git-lfs", "hub", "github-release", "folder"]
 ContentName = Literal["adapter", "merged", "gguf", "dataset", "code"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
+REMOTE_SCHEMES = ("s3", "gs", "memory")
+"""Of storage roots that are no folder."""
 
 
 class Section(BaseModel):

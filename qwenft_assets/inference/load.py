@@ -17,6 +17,7 @@ from qwenft_assets.inference.acceleration import (
 )
 from qwenft_assets.inference.decoder import Decoder
 from qwenft_assets.inference.generate import AnsweringModel, context_tokens
+from qwenft_assets.staging import fetch, fetch_below
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.text.chatml import render_prompt
 from qwenft_assets.training.base_model import BaseModelRef, fetch_base_model, find_base_model
@@ -58,6 +59,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
     """
     if which == NO_ADAPTER:
         return None
+    fetch(storage, storage.release(recipe), storage.adapters(recipe))
     champion = read_json(storage.release(recipe) / CHAMPION_FILE)
     if which == "champion" and champion is None:
         raise AdapterError(
@@ -70,6 +72,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
         version = latest_version(storage, recipe)
     else:
         version = str(which)
+    fetch(storage, storage.adapter(recipe, version))
     if training_record(storage, recipe, version) is None:
         known = adapter_versions(storage, recipe)
         raise AdapterError(
@@ -81,6 +84,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
 
 def adapter_versions(storage: Storage, recipe: str) -> list[str]:
     """Every finished adapter."""
+    fetch_below(storage, storage.adapters(recipe), records_only=True)
     return sorted(file.parent.name for file in storage.adapters(recipe).glob(f"*/{RECORD_FILE}"))
 
 

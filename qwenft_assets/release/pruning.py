@@ -1,10 +1,10 @@
 """Old adapter versions, removed where the config asks for it; the champion and the one before never."""
 
-import shutil
 from pathlib import Path
 
 from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.release.history import champions_in_turn, read_history
+from qwenft_assets.staging import remove
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.training.job import RECORD_FILE
 
@@ -32,8 +32,8 @@ def prune_versions(config: Config, recipe: RecipeName, storage: Storage) -> list
             folder.name for folder in folders[: -config.keep_versions] if folder.name not in kept
         ]
         for version in removed:
-            for folder in (storage.evaluation(recipe, version), storage.adapter(recipe, version)):
-                shutil.rmtree(folder, ignore_errors=True)
+            remove(storage, storage.evaluation(recipe, version))
+            remove(storage, storage.adapter(recipe, version))
     return removed
 
 

@@ -26,6 +26,7 @@ from qwenft_assets.release.history import (
     read_history,
     withdrawal_of,
 )
+from qwenft_assets.staging import fetch
 from qwenft_assets.storage import Storage, append_json_line, read_json, write_json
 from qwenft_assets.training.job import training_record
 
@@ -253,6 +254,7 @@ def _point_to(storage: Storage, recipe: RecipeName, entry: dict[str, Any]) -> di
 
 
 def _require_adapter(storage: Storage, recipe: RecipeName, version: str) -> None:
+    fetch(storage, storage.adapter(recipe, version))
     if training_record(storage, recipe, version) is None:
         known = sorted(p.parent.name for p in storage.adapters(recipe).glob("*/training.json"))
         raise ReleaseError(

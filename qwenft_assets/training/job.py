@@ -9,7 +9,7 @@ from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
 from qwenft_assets.integrity import is_whole
 from qwenft_assets.rows import short_hash
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage import Storage, read_json, write_json
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 from qwenft_assets.training.base_model import BaseModelRef, find_base_model
 
@@ -23,6 +23,7 @@ PLACEMENT_SETTINGS = {
 }
 """Settings that say where and how to run, not what is learnt, or that the base's revision stands for."""
 RECORD_FILE = "training.json"
+LATEST_FILE = "latest.json"
 
 
 class TrainingJob(BaseModel):
@@ -88,13 +89,20 @@ def whole_adapter(storage: Storage, recipe: str, version: str) -> dict[str, Any]
     return record if record is not None and is_whole(folder / RECORD_FILE) else None
 
 
+def point_to_latest(storage: Storage, recipe: str, version: str) -> None:
+    """Make a version the latest."""
+    pointer = storage.adapters(recipe) / LATEST_FILE
+    if read_json(pointer) != {"version": version}:
+        write_json(pointer, {"version": version})
+
+
 def latest_version(storage: Storage, recipe: str) -> str:
     """The version trained last.
 
     Raises:
         AdapterError: Nothing was trained yet.
     """
-    pointer = read_json(storage.adapters(recipe) / "latest.json")
+    pointer = read_json(storage.adapters(recipe) / LATEST_FILE)
     if pointer is None:
         raise AdapterError(
             f"{storage.adapters(recipe)}: no adapter yet. Run `qwenft run --recipe {recipe}`, or "

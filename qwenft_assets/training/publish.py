@@ -7,7 +7,7 @@ from typing import Any
 from qwenft_assets.storage import Storage, atomic_folder, read_json, sha256_of_file, write_json
 from qwenft_assets.training.attention import attention_path
 from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.job import RECORD_FILE, TrainingJob
+from qwenft_assets.training.job import RECORD_FILE, TrainingJob, point_to_latest
 from qwenft_assets.training.loss_curve import draw_loss_curve
 from qwenft_assets.training.schedule import sequences
 from qwenft_assets.training.tokens import TokenRow, TokenRows, lengths_of
@@ -85,18 +85,19 @@ def publish(
         tokenizer.save_pretrained(folder)
         # PEFT's model card names a path of this machine as the base.
         (folder / "README.md").unlink(missing_ok=True)
-        _name_base(folder / "adapter_config.json", job)
+        _settle_config(folder / "adapter_config.json", job)
         draw_loss_curve(history.train, history.eval, folder / "loss.png")
         files = sorted(file for file in folder.iterdir() if file.is_file())
         record = {**record, "files": {file.name: sha256_of_file(file) for file in files}}
         write_json(folder / RECORD_FILE, record)
-    pointer = storage.adapters(job.recipe) / "latest.json"
-    write_json(pointer, {"version": job.version})
+    point_to_latest(storage, job.recipe, job.version)
     return record
 
 
-def _name_base(adapter_config: Path, job: TrainingJob) -> None:
+def _settle_config(adapter_config: Path, job: TrainingJob) -> None:
+    """Name the base as others know it; PEFT writes a set in an order that differs from run to run."""
     config = read_json(adapter_config) or {}
     config["base_model_name_or_path"] = job.base.name
     config["revision"] = job.base.revision if job.base.kind == "hub" else None
+    config["target_modules"] = sorted(config["target_modules"])
     write_json(adapter_config, config)

@@ -195,12 +195,13 @@ def _differences(stage: str, root: Path, done: Path) -> list[str]:
             continue
         if not ours.is_file():
             found.append(f"{ours} is missing")
-        elif _content(ours) != _content(file):
+        elif content_of(ours) != content_of(file):
             found.append(f"{ours} differs")
     return found
 
 
-def _content(file: Path) -> Any:
+def content_of(file: Path) -> Any:
+    """What must be equal in two runs of the same: a hash, or JSON without times."""
     if file.suffix == ".json":
         return _steady(json.loads(file.read_text(encoding="utf-8")))
     if file.name == "history.jsonl":

@@ -8,6 +8,7 @@ from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.release.publishing.bundle import Bundle, build_bundle
 from qwenft_assets.release.publishing.subject import Subject, find_subject
 from qwenft_assets.release.publishing.targets import Outcome, Target, make_target
+from qwenft_assets.staging import fetch_below
 from qwenft_assets.storage import Storage
 
 
@@ -77,6 +78,9 @@ def prepare(
         publishing = config.publishing.model_copy(update=own)
         config = config.model_copy(update={"publishing": publishing})
     place = make_target(target, config, what, where)
+    # All of them: what is private is looked for in what leaves.
+    for kind in ("source_sample", "mixed_dataset"):
+        fetch_below(storage, storage.root / kind)
     subject = find_subject(config, recipe, version, storage)
     bundle = build_bundle(subject, what, report_progress)
     return Publication(subject, bundle, place)
