@@ -12,7 +12,14 @@ from typing import Any, get_args
 import dagster as dg
 from pydantic import BaseModel, Field
 
-from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName, SourceName, TrainingConfig
+from qwenft_assets.config import (
+    PROJECT_ROOT,
+    Config,
+    LauncherConfig,
+    RecipeName,
+    SourceName,
+    TrainingConfig,
+)
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
 from qwenft_assets.locking import hold_gpu
@@ -66,8 +73,20 @@ class GpuResource(dg.ConfigurableResource):
 class WorkerResource(dg.ConfigurableResource):
     """Runs a worker module in a process of its own, with live log, and returns its result."""
 
-    def run(self, context: dg.AssetExecutionContext, module: str, job: BaseModel) -> dict[str, Any]:
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        module: str,
+        job: BaseModel,
+        launcher: LauncherConfig = LauncherConfig(),  # noqa: B008  (frozen)
+    ) -> dict[str, Any]:
         """Send `job` to `python -m module` and wait; when this run is cancelled, so is the worker.
+
+        Args:
+            context: Of the asset.
+            module: The worker.
+            job: What it does.
+            launcher: One process of it, or several.
 
         Raises:
             QwenftError: What the worker reported, as if it had been raised here.
@@ -89,6 +108,7 @@ class WorkerResource(dg.ConfigurableResource):
                     "TQDM_DISABLE": "1",  # one bar a worker, its own
                     **session.get_bootstrap_env_vars(),
                 },
+                launcher,
             )
             worker.wait()
         for message in session.get_custom_messages():

@@ -85,7 +85,7 @@ def lora_adapter(
                 context.log.info(
                     "lora_adapter %s: training %s on %s", recipe, job.version, device.name
                 )
-                record = worker.run(context, "qwenft_assets.training.worker", job)
+                record = worker.run(context, "qwenft_assets.training.worker", job, config.launcher)
     outcome = f"{record['steps']} steps, eval loss {record['best_eval_loss']:.4f}"
     context.log.info(
         "lora_adapter %s: %s %s",

@@ -19,6 +19,9 @@ from qwenft_assets.config.decoding import (
 from qwenft_assets.config.evaluation import (
     EvaluationConfig,
 )
+from qwenft_assets.config.launcher import (
+    LauncherConfig,
+)
 from qwenft_assets.config.mixture import (
     MinHashConfig,
     MixtureConfig,
@@ -66,6 +69,7 @@ __all__ = [
     "EvaluationConfig",
     "HubSource",
     "KeywordRules",
+    "LauncherConfig",
     "LocalReportsSource",
     "LoraConfig",
     "MinHashConfig",
@@ -99,6 +103,7 @@ class Config(Section):
     )
     sources: SourcesConfig = SourcesConfig()
     mixture: MixtureConfig = MixtureConfig()
+    launcher: LauncherConfig = LauncherConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     release: ReleaseConfig = ReleaseConfig()

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.errors import AdapterError, DeviceError
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
 from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
-from qwenft_assets.training.tokens import TokenRow
+from qwenft_assets.training.tokens import TokenRow, lengths_of
 
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
 PEFT_NAMES = {ADAPTER: "default", CHAMPION: "champion"}
@@ -50,19 +51,26 @@ def losses_by_model(
     batch_tokens: int,
     who: Sequence[str],
     report_progress: ReportProgress = no_progress,
+    ranks: Ranks = ALONE,
 ) -> Mapping[str, list[SpanLosses]]:
     """Each row's losses under each of `who`, in the order of the rows.
+
+    Of several processes each reads its share of the rows, and gets the losses of all.
 
     Every batch is read by all models before the next one, so that a run that is cut off, or memory
     that does not suffice, shows at once; on the CPU the rows are encoded once.
     """
     found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
-    for indices in batches_by_length(rows, batch_tokens):
+    own = ranks.share(lengths_of(rows))
+    for chosen in batches_by_length([rows[n] for n in own], batch_tokens):
+        indices = [own[n] for n in chosen]
         batch = [rows[n] for n in indices]
         for name in who:
             with acting_as(model, name):
                 found[name].update(zip(indices, _within_memory(model, batch), strict=True))
-        report_progress(len(found[who[0]]), len(rows), "held-out rows")
+        report_progress(len(found[who[0]]), len(own), "held-out rows")
+    for of_model in found.values():
+        of_model.update(ranks.gather(list(of_model.items())))
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
 
 
