@@ -7,12 +7,18 @@ topic), then, each in a process of its own, one after the other:
 
 (a) `datasets` streaming row by row, any(keyword in text.lower()), BeautifulSoup on what matched;
 (b) this project's sample of the source;
-(b2) the same on twice the questions, to see whether memory grows.
+(b2) the same on twice the questions, to see whether memory grows;
+(c) the same as (b) by two processes, `sources.scan_processes: 2`;
+(d) the same by two tasks of a Ray cluster of this machine, where Ray is installed: with the seconds
+    that the cluster takes to start.
 
-The rows (b) keeps are checked against a plain whole-word loop over the same files. Prints JSON lines.
+The rows (b) keeps are checked against a plain whole-word loop over the same files, the files of (c) and
+(d) against those of (b), byte by byte. Prints JSON lines.
 """
 
 import argparse
+import hashlib
+import importlib.util
 import json
 import os
 import platform
@@ -67,12 +73,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3, help="of all three; medians are printed")
-    parser.add_argument("--only", choices=("rowwise", "ours"), help=argparse.SUPPRESS)
+    parser.add_argument("--only", choices=MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.only:
-        measure = rowwise if options.only == "rowwise" else ours
-        print(json.dumps(measure(options.folder)))
+        print(json.dumps(MEASURES[options.only](options.folder)))
         return
     with tempfile.TemporaryDirectory() as folder:
         once, twice = Path(folder) / "once", Path(folder) / "twice"
@@ -82,14 +87,18 @@ def main() -> None:
             "rowwise": ("rowwise", once),
             "ours": ("ours", once),
             "ours_twice": ("ours", twice),
+            "two_processes": ("two_processes", once),
         }
+        if importlib.util.find_spec("ray"):
+            of_each["two_ray_tasks"] = ("two_ray_tasks", once)
         rounds = [
             {name: in_own_process(*what) for name, what in of_each.items()}
             for _ in range(options.rounds)
         ]
         results = {name: median_run([a_round[name] for a_round in rounds]) for name in of_each}
-        kept = set(results["ours"].pop("kept"))
-        results["ours_twice"].pop("kept")
+        kept = set(results["ours"]["kept"])
+        for name in results:
+            results[name].pop("kept", None)
         reference = whole_word_reference(once)
     for name, result in results.items():
         print(json.dumps({"what": name, **result}))
@@ -99,6 +108,13 @@ def main() -> None:
                 "ratio_rows_per_second": round(
                     results["ours"]["rows_per_second"] / results["rowwise"]["rows_per_second"], 1
                 ),
+                "ratio_by_processes": {
+                    name: round(results["ours"]["seconds"] / results[name]["seconds"], 2)
+                    for name in results
+                    if name.startswith("two_")
+                },
+                "same_bytes": len({r["sha256"] for name, r in results.items() if name not in APART})
+                == 1,
                 "same_rows_as_whole_word_loop": kept == reference,
                 "machine": f"{os.cpu_count()} cores, {platform.machine()}",
                 "versions": {n: version(n) for n in ("datasets", "pyarrow", "beautifulsoup4")},
@@ -140,12 +156,13 @@ def rowwise(folder: Path) -> dict[str, Any]:
     return figures(folder, scanned, kept, time.monotonic() - started)
 
 
-def ours(folder: Path) -> dict[str, Any]:
+def ours(folder: Path, launcher: str = "local", processes: int = 1) -> dict[str, Any]:
     """This project's sample, written to disk."""
     rules = {"words": list(plain_keywords())}
     source = {"sites": list(SITES), "keywords": rules}
+    sources = {"origin": str(folder), "scan_processes": processes, SOURCE: source}
     config = Config.model_validate(
-        {"name": "bench", "sources": {"origin": str(folder), SOURCE: source}}
+        {"name": "bench", "launcher": {"kind": launcher}, "sources": sources}
     )
     with tempfile.TemporaryDirectory() as root:
         storage = Storage(Path(root))
@@ -157,11 +174,39 @@ def ours(folder: Path) -> dict[str, Any]:
         seconds = time.monotonic() - started
         table = pq.read_table(storage.source_sample(SOURCE) / "rows.parquet")
         result = figures(folder, manifest["scanned"], manifest["rows"], seconds)
-        return {**result, "kept": table.column("upstream_id").to_pylist()}
+        written = hashlib.sha256()
+        for path in sorted(storage.source_sample(SOURCE).rglob("*")):
+            if path.suffix in {".parquet", ".json"}:
+                written.update(path.name.encode() + path.read_bytes())
+        return {
+            **result,
+            "sha256": written.hexdigest(),
+            "kept": table.column("upstream_id").to_pylist(),
+        }
+
+
+def two_processes(folder: Path) -> dict[str, Any]:
+    """The same by two processes."""
+    return ours(folder, processes=2)
+
+
+def two_ray_tasks(folder: Path) -> dict[str, Any]:
+    """The same by two tasks of a Ray cluster that is started for it."""
+    return ours(folder, "ray", 2)
+
+
+MEASURES = {
+    "rowwise": rowwise,
+    "ours": ours,
+    "two_processes": two_processes,
+    "two_ray_tasks": two_ray_tasks,
+}
+APART = ("rowwise", "ours_twice")
+"""Those that have no file, or another one, to compare."""
 
 
 def figures(folder: Path, scanned: int, kept: int, seconds: float) -> dict[str, Any]:
-    """Speed, and the peak memory of this process."""
+    """Speed, and the peak memory of this process; and of the largest that it started."""
     mebibytes = sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 2**20
     return {
         "scanned": scanned,
@@ -170,6 +215,7 @@ def figures(folder: Path, scanned: int, kept: int, seconds: float) -> dict[str, 
         "rows_per_second": round(scanned / seconds),
         "parquet_mib_per_second": round(mebibytes / seconds, 1),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_child_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
     }
 
 

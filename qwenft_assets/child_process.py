@@ -6,6 +6,10 @@ does not import dagster.
 
 A worker ends when it is asked to, or when its parent is gone, even by kill -9: at once, or, where it
 can go on later, after saving what it has. A watching thread ends it where that takes too long.
+
+Where several processes do one job (launching/), the first of them speaks for all; another one speaks only
+of what stops it. A process that has told why it ends does so with a code of its own, so that whoever
+started them ends the others.
 """
 
 import ctypes
@@ -19,12 +23,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
-from dagster_pipes import open_dagster_pipes
+from dagster_pipes import (
+    PIPES_PROTOCOL_VERSION,
+    PipesDefaultContextLoader,
+    PipesDefaultMessageWriter,
+    PipesEnvVarParamsLoader,
+    open_dagster_pipes,
+)
 from pydantic import BaseModel
 
 from qwenft_assets.errors import QwenftError
 
 EXIT_INTERRUPTED = 143
+EXIT_TOLD = 4
+"""Of one process among several: its error is among the messages."""
 SECONDS_TO_STOP = 20.0
 """What a worker may take to save its state once it was asked to stop."""
 PARENT_VARIABLE = "QWENFT_PARENT_PID"
@@ -53,20 +65,60 @@ def run_job(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> 
     traceback on standard error.
     """
     _obey_stop_requests()
+    if int(os.environ.get("RANK", "0")) > 0:
+        _run_beside_the_first(job_type, work)
+        return
+    problem = None
     with open_dagster_pipes() as pipes:
         job = job_type.model_validate(pipes.extras["job"])
         try:
             result = work(job, pipes.log.info)
         except QwenftError as error:
-            problem = {"kind": type(error).__name__, "message": str(error)}
-            pipes.report_custom_message({"error": problem})
+            problem = _as_message(error)
+            pipes.report_custom_message(problem)
         else:
             pipes.report_custom_message({"result": result})
+    if problem and "RANK" in os.environ:
+        sys.exit(EXIT_TOLD)
+
+
+def _run_beside_the_first(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> None:
+    """The same job, in silence: the parent would take a second greeting for an error."""
+    parameters = PipesEnvVarParamsLoader()
+    with PipesDefaultContextLoader().load_context(parameters.load_context_params()) as context:
+        job = job_type.model_validate((context["extras"] or {})["job"])
+    try:
+        work(job, say_nothing)
+    except QwenftError as error:
+        with PipesDefaultMessageWriter().open(parameters.load_messages_params()) as channel:
+            channel.write_message(
+                {
+                    "__dagster_pipes_version": PIPES_PROTOCOL_VERSION,
+                    "method": "report_custom_message",
+                    "params": {"payload": _as_message(error)},
+                }
+            )
+        sys.exit(EXIT_TOLD)
+
+
+def _as_message(error: QwenftError) -> dict[str, Any]:
+    return {"error": {"kind": type(error).__name__, "message": str(error)}}
+
+
+def say_nothing(line: str) -> None:
+    """The log of a process that is not the first."""
 
 
 def stop_requested() -> bool:
     """Whether this process was asked to stop: by a signal, or by the death of its parent."""
     return _Stop.requested
+
+
+def request_stop() -> None:
+    """As a signal would, from any thread; a process that may end at any moment ends here."""
+    _Stop.requested = True
+    if not _Stop.deferred:
+        os._exit(EXIT_INTERRUPTED)
 
 
 @contextmanager
@@ -84,6 +136,21 @@ def stop() -> NoReturn:
     sys.exit(EXIT_INTERRUPTED)
 
 
+def end_with_parent() -> None:
+    """Have this process sent SIGTERM when the one that started it dies; end at once if it has."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent:
+        end_with(int(parent))
+
+
+def end_with(parent: int) -> None:
+    """The same for the process `parent`, which must have started this one."""
+    if sys.platform == "linux":  # also where the parent's end of the pipe was inherited
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it died before the request stood
+        stop()
+
+
 def _obey_stop_requests() -> None:
     """Listen to SIGINT, SIGTERM and the parent's death.
 
@@ -95,13 +162,8 @@ def _obey_stop_requests() -> None:
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _on_signal)
-    parent = os.environ.get(PARENT_VARIABLE)
-    if parent:
-        if sys.platform == "linux":  # also where the parent's end of the pipe was inherited
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it died before the request stood
-            stop()
-    pipes_to_parent = [sys.stdin.fileno()] if parent else []
+    end_with_parent()
+    pipes_to_parent = [sys.stdin.fileno()] if os.environ.get(PARENT_VARIABLE) else []
     threading.Thread(target=_watch, args=(reader, pipes_to_parent), daemon=True).start()
 
 

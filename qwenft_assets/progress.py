@@ -36,8 +36,11 @@ def no_progress(done: float, total: int, note: str = "") -> None:
 
 
 @contextmanager
-def progress_bar(title: str) -> Iterator[ReportProgress]:
-    """A reporter that draws a bar called `title`, or writes lines."""
+def progress_bar(title: str, *, shown: bool = True) -> Iterator[ReportProgress]:
+    """A reporter that draws a bar called `title`, or writes lines; or says nothing at all."""
+    if not shown:
+        yield no_progress
+        return
     if not sys.stderr.isatty():
         yield _line_reporter(title)
         return

@@ -16,6 +16,7 @@ from qwenft_assets.config import (
     PROJECT_ROOT,
     SOURCE_NAMES,
     Config,
+    LauncherConfig,
     RecipeName,
     SourceName,
     TrainingConfig,
@@ -74,8 +75,20 @@ class GpuResource(dg.ConfigurableResource):
 class WorkerResource(dg.ConfigurableResource):
     """Runs a worker module in a process of its own, with live log, and returns its result."""
 
-    def run(self, context: dg.AssetExecutionContext, module: str, job: BaseModel) -> dict[str, Any]:
+    def run(
+        self,
+        context: dg.AssetExecutionContext,
+        module: str,
+        job: BaseModel,
+        launcher: LauncherConfig = LauncherConfig(),  # noqa: B008  (frozen)
+    ) -> dict[str, Any]:
         """Send `job` to `python -m module` and wait; when this run is cancelled, so is the worker.
+
+        Args:
+            context: Of the asset.
+            module: The worker.
+            job: What it does.
+            launcher: One process of it, or several.
 
         Raises:
             QwenftError: What the worker reported, as if it had been raised here.
@@ -97,6 +110,7 @@ class WorkerResource(dg.ConfigurableResource):
                     "TQDM_DISABLE": "1",  # one bar a worker, its own
                     **session.get_bootstrap_env_vars(),
                 },
+                launcher,
             )
             worker.wait()
         for message in session.get_custom_messages():

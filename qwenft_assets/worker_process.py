@@ -7,7 +7,13 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 
-from qwenft_assets.child_process import EXIT_INTERRUPTED, PARENT_VARIABLE, SECONDS_TO_STOP
+from qwenft_assets.child_process import (
+    EXIT_INTERRUPTED,
+    EXIT_TOLD,
+    PARENT_VARIABLE,
+    SECONDS_TO_STOP,
+)
+from qwenft_assets.config import LauncherConfig
 from qwenft_assets.errors import WorkerError
 
 SECONDS_BEYOND = 5.0
@@ -15,19 +21,32 @@ SECONDS_BEYOND = 5.0
 EXIT_KILLED = 137
 
 
+def command_of(module: str, launcher: LauncherConfig) -> list[str]:
+    """What runs a worker module as the launcher says."""
+    python = [sys.executable, "-m"]
+    if launcher.kind == "ray":
+        return [*python, "qwenft_assets.launching.ray_job", module, launcher.model_dump_json()]
+    if launcher.kind == "accelerate" and launcher.processes > 1:
+        return [*python, "qwenft_assets.launching.torchrun", module, str(launcher.processes)]
+    return [*python, module]
+
+
 class WorkerProcess:
     """A process in a group of its own, so that Ctrl-C reaches it through its parent alone."""
 
-    def __init__(self, module: str, environment: Mapping[str, str]) -> None:
-        """Start `python -m module`.
+    def __init__(
+        self, module: str, environment: Mapping[str, str], launcher: LauncherConfig
+    ) -> None:
+        """Start `python -m module`, or what starts several of it.
 
         Args:
             module: Calls `child_process.run_job`.
             environment: Added to that of this process.
+            launcher: One process, or several.
         """
         self.module = module
         self._process = subprocess.Popen(  # noqa: S603
-            [sys.executable, "-m", module],
+            command_of(module, launcher),
             env={**os.environ, **environment, PARENT_VARIABLE: str(os.getpid())},
             stdin=subprocess.PIPE,  # never written to: it closes when this process ends
             start_new_session=True,
@@ -35,6 +54,8 @@ class WorkerProcess:
 
     def wait(self) -> None:
         """Wait until it ends; an exception meanwhile stops it before it goes on.
+
+        Its result, or the mistake of the user that ended it, is among its messages.
 
         Raises:
             WorkerError: The system killed it, or somebody stopped it.
@@ -57,7 +78,7 @@ class WorkerProcess:
                 f"{self.module} was stopped by a signal. Run the same command again: it goes "
                 "on from its last checkpoint."
             )
-        if code:
+        if code not in {0, EXIT_TOLD}:
             raise RuntimeError(f"{self.module} failed with code {code}; its traceback is above")
 
     def _stop(self) -> None:

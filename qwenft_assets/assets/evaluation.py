@@ -96,7 +96,9 @@ def evaluation(
             result = read_evaluation(storage, recipe, job.adapter_version)
             reused = is_current(result, job)
             if result is None or not reused:
-                result = worker.run(context, "qwenft_assets.evaluation.worker", job)
+                result = worker.run(
+                    context, "qwenft_assets.evaluation.worker", job, config.launcher
+                )
     low, high = result["delta_loss_ci95"]
     context.log.info(
         "evaluation %s: perplexity %.2f → %.2f%s",

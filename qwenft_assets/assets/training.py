@@ -97,7 +97,7 @@ def lora_adapter(
                 context.log.info(
                     "lora_adapter %s: training %s on %s", recipe, job.version, device.name
                 )
-                record = worker.run(context, "qwenft_assets.training.worker", job)
+                record = worker.run(context, "qwenft_assets.training.worker", job, config.launcher)
             # Also where it was there: what wrote it may have been killed before this.
             point_to_latest(storage, recipe, job.version)
     outcome = f"{record['steps']} steps, eval loss {record['best_eval_loss']:.4f}"

@@ -22,7 +22,7 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.storage import GIB, Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
-from qwenft_assets.training.feasibility import in_words, require_feasible
+from qwenft_assets.training.feasibility import in_words, launcher_in_words, require_feasible
 from qwenft_assets.training.forecast import (
     Forecast,
     Work,
@@ -109,6 +109,10 @@ def _as_json(
             "train_tokens": work.train_tokens,
             "evaluation_tokens": work.evaluation_tokens,
         },
+        "launcher": {
+            **config.launcher.model_dump(mode="json"),
+            "step_sequences": config.training.step_sequences,
+        },
         "disk_gib": disk_gib(work, config.training, storage),
         "smallest_card_gib": smallest_card_gib(work, config.training),
         "on": {
@@ -141,6 +145,7 @@ def _print(
         f"a row, {work.longest_row_tokens:,} at most",
         "tokens": f"{work.train_tokens / 1e6:,.2f} M over {settings.epochs:g} x the rows",
         "steps": f"{work.steps:,} of {work.step_tokens:,.0f} tokens ({settings.batching})",
+        "launcher": launcher_in_words(config.launcher, settings.step_sequences),
         "evaluations": f"{work.evaluations} of {work.rows_an_evaluation} rows, every {interval:,} "
         f"steps; they read {share:.1%} of the tokens trained on",
         "checkpoints": f"at each evaluation and every {settings.checkpoint_minutes:g} min; the best "

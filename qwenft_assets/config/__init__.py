@@ -20,6 +20,9 @@ from qwenft_assets.config.decoding import (
 from qwenft_assets.config.evaluation import (
     EvaluationConfig,
 )
+from qwenft_assets.config.launcher import (
+    LauncherConfig,
+)
 from qwenft_assets.config.mixture import (
     MinHashConfig,
     MixtureConfig,
@@ -74,6 +77,7 @@ __all__ = [
     "EvaluationConfig",
     "HubSource",
     "KeywordRules",
+    "LauncherConfig",
     "LocalReportsSource",
     "LoraConfig",
     "MinHashConfig",
@@ -119,6 +123,7 @@ class Config(Section):
     )
     sources: SourcesConfig = SourcesConfig()
     mixture: MixtureConfig = MixtureConfig()
+    launcher: LauncherConfig = LauncherConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     release: ReleaseConfig = ReleaseConfig()

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,7 @@ from qwenft_assets.evaluation.perplexity import (
 from qwenft_assets.evaluation.pictures import draw_pictures
 from qwenft_assets.evaluation.report import render_report
 from qwenft_assets.inference.load import LoadedModel, load_model
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
@@ -66,35 +68,49 @@ class HeldOut(NamedTuple):
     trained_questions: frozenset[str]
 
 
-def evaluate(job: EvaluationJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
+def evaluate(
+    job: EvaluationJob, report_progress: ReportProgress, log: Log, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Evaluate, and publish `evaluation/<recipe>/<version>/`.
 
+    Of several processes each takes its share of the held-out rows; the first one does the rest.
+
     Returns:
-        The content of evaluation.json.
+        The content of evaluation.json; of a process that is not the first, nothing.
 
     Raises:
         EvaluationError: There is nothing to evaluate, or a loss is not finite.
     """
     # A worker whose parent was killed may still be at it: the locks are its own.
     storage = Storage(job.storage_root)
-    with storage.lock(f"evaluating-{job.recipe}", log), hold_device(job.device, log):
-        return _evaluate(job, storage, report_progress, log)
+    with ExitStack() as held:
+        if ranks.is_first:
+            held.enter_context(storage.lock(f"evaluating-{job.recipe}", log))
+            held.enter_context(hold_device(job.device, log))
+        ranks.wait()
+        return _evaluate(job, storage, report_progress, log, ranks)
 
 
 def _evaluate(
-    job: EvaluationJob, storage: Storage, report_progress: ReportProgress, log: Log
+    job: EvaluationJob, storage: Storage, report_progress: ReportProgress, log: Log, ranks: Ranks
 ) -> dict[str, Any]:
     started = time.monotonic()
     settings = job.settings
     device = "cuda" if job.device == "cuda" else "cpu"
-    loaded = load_model(storage, job.recipe, job.adapter_version, job.base, job.training, device)
+    with ranks.first_one_first():  # it fetches the base model, the others find it there
+        loaded = load_model(
+            storage, job.recipe, job.adapter_version, job.base, job.training, device
+        )
     who = [BASE, ADAPTER]
     if job.champion_version is not None:
         add_champion(loaded.model, storage.adapter(job.recipe, job.champion_version))
         who.append(CHAMPION)
-    held_out = read_held_out(job, loaded, storage)
+    with ranks.first_one_first():  # and writes the cache of tokens
+        held_out = read_held_out(job, loaded, storage)
     log(f"{len(held_out.tokens)} held-out rows under {', '.join(who)} {job.adapter_version}")
-    rows = evaluate_rows(loaded.model, held_out, job, storage, report_progress)
+    rows = evaluate_rows(loaded.model, held_out, job, storage, report_progress, ranks)
+    if not ranks.is_first:
+        return {}
     samples, canaries = _answers(loaded, held_out.mixed, job, who, report_progress)
     span, resamples, seed = job.training.supervise, settings.bootstrap_resamples, settings.seed
     result = {
@@ -122,6 +138,7 @@ def _evaluate(
         "max_length_tokens": job.training.max_length_tokens,
         "supervise": job.training.supervise,
         "recipe": job.recipe,
+        "processes": ranks.size,
         "inputs": job.inputs,
         "seconds": round(time.monotonic() - started, 1),
     }
@@ -173,6 +190,7 @@ def evaluate_rows(
     job: EvaluationJob,
     storage: Storage,
     report_progress: ReportProgress,
+    ranks: Ranks = ALONE,
 ) -> list[EvaluatedRow]:
     """Each row's losses under base and adapter, and under the champion where that is fair.
 
@@ -182,7 +200,7 @@ def evaluate_rows(
     champion = job.champion_version
     who = (BASE, ADAPTER) if champion is None else (BASE, ADAPTER, CHAMPION)
     losses = losses_by_model(
-        model, held_out.tokens, job.settings.batch_tokens, who, report_progress
+        model, held_out.tokens, job.settings.batch_tokens, who, report_progress, ranks
     )
     known = frozenset[str]()
     if champion is not None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.errors import AdapterError, DeviceError
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.training.batches import flatten
 from qwenft_assets.training.decoder import FlatDecoder, supports
@@ -17,7 +18,7 @@ from qwenft_assets.training.loss import (
     span_losses,
 )
 from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
-from qwenft_assets.training.tokens import TokenRow
+from qwenft_assets.training.tokens import TokenRow, lengths_of
 
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
 WORKING_GIB = 4.0
@@ -60,10 +61,13 @@ def losses_by_model(
     batch_tokens: int,
     who: Sequence[str],
     report_progress: ReportProgress = no_progress,
+    ranks: Ranks = ALONE,
     *,
     flat: bool | None = None,
 ) -> Mapping[str, list[SpanLosses]]:
     """Each row's losses under each of `who`, in the order of the rows.
+
+    Of several processes each reads its share of the rows, and gets the losses of all.
 
     Every batch is read by all models before the next one, so that a run that is cut off, or memory
     that does not suffice, shows at once.
@@ -74,20 +78,25 @@ def losses_by_model(
         batch_tokens: Of a batch, with padding.
         who: Of BASE, ADAPTER and CHAMPION.
         report_progress: Called after each batch.
+        ranks: The processes that share the rows.
         flat: Read rows without padding, by the decoder of training, where it knows the family; None:
             on a GPU. The CPU takes the model's own forward, which nothing here has touched.
     """
     on_gpu = model.device.type == "cuda"
     decoder = flat_decoder(model) if (on_gpu if flat is None else flat) else None
     found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
-    for indices in batches_by_length(rows, batch_tokens):
+    own = ranks.share(lengths_of(rows))
+    for chosen in batches_by_length([rows[n] for n in own], batch_tokens):
+        indices = [own[n] for n in chosen]
         batch = [rows[n] for n in indices]
         for name in who:
             with acting_as(model, name):
                 hidden_states = _flat_hidden_states(decoder, name) if decoder else None
                 losses = _within_memory(model, batch, hidden_states)
             found[name].update(zip(indices, losses, strict=True))
-        report_progress(len(found[who[0]]), len(rows), "held-out rows")
+        report_progress(len(found[who[0]]), len(own), "held-out rows")
+    for of_model in found.values():
+        of_model.update(ranks.gather(list(of_model.items())))
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
 
 

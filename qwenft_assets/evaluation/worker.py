@@ -5,16 +5,22 @@ from typing import Any
 from qwenft_assets.child_process import Log, run_job
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import EvaluationJob
+from qwenft_assets.launching.ranks import joined
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.training.train import silence_libraries
 
+JOB = EvaluationJob
+
 
 def work(job: EvaluationJob, log: Log) -> dict[str, Any]:
-    """Evaluate with a progress bar on standard error."""
+    """Evaluate, as one of the processes that were started, with the first one's progress bar."""
     silence_libraries()
-    with progress_bar(f"evaluating {job.recipe}") as report_progress:
-        return evaluate(job, report_progress, log)
+    with (
+        joined(job.device) as ranks,
+        progress_bar(f"evaluating {job.recipe}", shown=ranks.is_first) as report_progress,
+    ):
+        return evaluate(job, report_progress, log, ranks)
 
 
 if __name__ == "__main__":
-    run_job(EvaluationJob, work)
+    run_job(JOB, work)

@@ -1,7 +1,7 @@
 """qiaojin/PubMedQA, expert-labelled part: a question, sections of an abstract, an answer (MIT)."""
 
 from collections.abc import Iterator
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files as package_files
 from typing import Any
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from qwenft_assets.config import Config
 from qwenft_assets.rows import InstructionRow, make_row
-from qwenft_assets.sources.origin import open_repository
+from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.parquet import open_parquet
 from qwenft_assets.sources.scan import Scan, Tally
 
@@ -40,19 +40,22 @@ def scan_pubmedqa(config: Config) -> Scan:
     revision = repository.revision_of(files)
     held_out = official_test_ids() if settings.holdout_official_test else frozenset[int]()
 
-    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
-        with open_parquet(repository, path, SHAPE) as parquet:
-            for batch in parquet.iter_batches(columns=list(SHAPE)):
-                tally.bytes_read += batch.nbytes
-                for upstream in batch.to_pylist():
-                    tally.scanned += 1
-                    row = to_row(upstream, revision, held_out)
-                    if isinstance(row, str):
-                        tally.dropped[row] += 1
-                    else:
-                        yield row
+    return Scan(revision, tuple(files), partial(_read, repository, revision, held_out))
 
-    return Scan(revision, tuple(files), read)
+
+def _read(
+    repository: Repository, revision: str, held_out: frozenset[int], path: str, tally: Tally
+) -> Iterator[InstructionRow]:
+    with open_parquet(repository, path, SHAPE) as parquet:
+        for batch in parquet.iter_batches(columns=list(SHAPE)):
+            tally.bytes_read += batch.nbytes
+            for upstream in batch.to_pylist():
+                tally.scanned += 1
+                row = to_row(upstream, revision, held_out)
+                if isinstance(row, str):
+                    tally.dropped[row] += 1
+                else:
+                    yield row
 
 
 def to_row(

@@ -17,6 +17,7 @@ from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
 from qwenft_assets.sources.local_reports import reports_path
+from qwenft_assets.sources.parallel import shards_in_turn
 from qwenft_assets.sources.registry import scan_source
 from qwenft_assets.sources.scan import MEBIBYTE, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
@@ -84,7 +85,7 @@ def sample_source(
                 write_json(folder / "manifest.json", known)
             return SampleReport(known, reused=True)
         store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
-        rows, tally, exhausted = _take(store, quota, report_progress)
+        rows, tally, exhausted = _take(config, store, quota, report_progress)
         if not rows:
             dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.dropped.items()))
             raise SourceError(
@@ -165,16 +166,14 @@ def _quota(
 
 
 def _take(
-    store: ShardStore, quota: int | None, report_progress: ReportProgress
+    config: Config, store: ShardStore, quota: int | None, report_progress: ReportProgress
 ) -> tuple[list[InstructionRow], Tally, bool]:
     """The first `quota` rows, the counts of the shards read, and whether upstream has no more."""
     tally, rows, seen = Tally(), list[InstructionRow](), set[str]()
     progress = ScanProgress(len(store.scan.shards), report_progress)
-    complete = True
-    for shard in store.scan.shards:
-        if quota is not None and len(rows) >= quota:
-            complete = False
-            break
+    taken = 0
+    for shard in shards_in_turn(store, quota, config):
+        taken += 1
         found = store.rows_of(shard, quota, progress.within_shard)
         tally.add(found.tally)
         for row in found.rows:
@@ -184,6 +183,9 @@ def _take(
                 seen.add(row.row_id)
                 rows.append(row)
         progress.after_shard(tally, len(rows))
+        if quota is not None and len(rows) >= quota:
+            break
+    complete = taken == len(store.scan.shards)
     if quota is not None and len(rows) > quota:
         tally.dropped["beyond_max_rows"] += len(rows) - quota
         complete = False

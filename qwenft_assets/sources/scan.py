@@ -52,9 +52,18 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
 
 
+def no_others(rows: Sequence[InstructionRow]) -> Counts:  # noqa: ARG001
+    """Of a source without keywords."""
+    return Counts()
+
+
 @dataclass(frozen=True)
 class Scan:
-    """One source, ready to be read shard by shard."""
+    """One source, ready to be read shard by shard.
+
+    Where it has several, `read` and `also_in` are functions of a module, so that a scan may be sent to
+    other processes.
+    """
 
     revision: str
     """Commit of the upstream repository, or sha256 of what is read."""
@@ -64,7 +73,7 @@ class Scan:
     """The rows of one shard in upstream order; each call reads anew."""
     rules: str = ""
     """Whatever else decides which rows come out: keyword lists, held-out ids."""
-    also_in: Callable[[Sequence[InstructionRow]], Counts] = lambda _: Counts()
+    also_in: Callable[[Sequence[InstructionRow]], Counts] = no_others
     """How many rows the keywords of another domain would admit too, by source."""
 
     def rows(self, tally: Tally) -> Iterator[InstructionRow]:

@@ -5,6 +5,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from qwenft_assets.rows import (
     InstructionRow,
@@ -47,30 +51,33 @@ class ShardStore:
             limit: None for all rows.
             watch: Told the counts so far, row by row, while the shard is read.
         """
-        path = self.folder / f"{short_hash(shard)}.parquet"
-        kept = self._kept(path, limit)
-        if kept is not None:
-            return kept
+        if self.holds(shard, limit):
+            return self._kept(shard)
         tally = Tally()
         rows = list(self._first(_watched(self.scan.read(shard, tally), tally, watch), limit, tally))
         tally.share_read = 1.0
         if len(self.scan.shards) > 1:
             state = {"tally": tally.as_json(), "limit": limit}
             table = rows_to_table(rows).replace_schema_metadata({STATE_KEY: json.dumps(state)})
-            write_parquet(path, table)
+            write_parquet(self._file_of(shard), table)
         return ShardRows(rows, tally)
 
-    def _kept(self, path: Path, limit: int | None) -> ShardRows | None:
+    def holds(self, shard: str, limit: int | None) -> bool:
+        """Whether the file of a shard is there, with at least `limit` rows if the shard has them."""
+        path = self._file_of(shard)
         if not path.exists():
-            return None
-        table = read_parquet(path)
-        state = json.loads((table.schema.metadata or {})[STATE_KEY])
-        tally = Tally.from_json(state["tally"])
-        held = state["limit"]
-        was_cut = tally.dropped["beyond_max_rows"] > 0
-        if was_cut and (limit is None or limit > held):
-            return None
-        return ShardRows(table_to_rows(table), tally)
+            return False
+        with path.open("rb") as file:  # its end alone is read
+            state = _state_of(pq.read_schema(file))
+        was_cut = Tally.from_json(state["tally"]).dropped["beyond_max_rows"] > 0
+        return not was_cut or (limit is not None and limit <= state["limit"])
+
+    def _kept(self, shard: str) -> ShardRows:
+        table = read_parquet(self._file_of(shard))
+        return ShardRows(table_to_rows(table), Tally.from_json(_state_of(table.schema)["tally"]))
+
+    def _file_of(self, shard: str) -> Path:
+        return self.folder / f"{short_hash(shard)}.parquet"
 
     def _first(
         self, rows: Iterator[InstructionRow], limit: int | None, tally: Tally
@@ -90,6 +97,10 @@ class ShardStore:
         chosen = heapq.nsmallest(limit, counted(), key=lambda pair: pair[0])
         tally.dropped["beyond_max_rows"] += count - len(chosen)
         yield from (row for _, row in chosen)
+
+
+def _state_of(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {})[STATE_KEY])
 
 
 def _watched(

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from qwenft_assets.config import Config
 from qwenft_assets.rows import InstructionRow, make_row, short_hash
-from qwenft_assets.sources.origin import open_repository
+from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.scan import Scan, Tally
 
 REPO_ID = "Open-Orca/SlimOrca"
@@ -22,22 +23,25 @@ def scan_slimorca(config: Config) -> Scan:
     files = repository.require_files("", ".jsonl")
     revision = repository.revision_of(files)
 
-    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
-        with repository.open(path) as lines:
-            size = max(repository.fetch(path).stat().st_size, 1)
-            for line in lines:
-                tally.bytes_read += len(line)
-                tally.share_read = tally.bytes_read / size
-                if not line.strip():
-                    continue
-                tally.scanned += 1
-                row = to_row(line, revision) if len(line) <= MAX_LINE_BYTES else "too_long"
-                if isinstance(row, str):
-                    tally.dropped[row] += 1
-                else:
-                    yield row
+    return Scan(revision, tuple(files), partial(_read, repository, revision))
 
-    return Scan(revision, tuple(files), read)
+
+def _read(
+    repository: Repository, revision: str, path: str, tally: Tally
+) -> Iterator[InstructionRow]:
+    with repository.open(path) as lines:
+        size = max(repository.fetch(path).stat().st_size, 1)
+        for line in lines:
+            tally.bytes_read += len(line)
+            tally.share_read = tally.bytes_read / size
+            if not line.strip():
+                continue
+            tally.scanned += 1
+            row = to_row(line, revision) if len(line) <= MAX_LINE_BYTES else "too_long"
+            if isinstance(row, str):
+                tally.dropped[row] += 1
+            else:
+                yield row
 
 
 def to_row(line: bytes, revision: str) -> InstructionRow | str:

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files as package_files
 from typing import Any, NamedTuple
 
@@ -124,18 +125,22 @@ def _scan(config: Config, source: SourceName) -> Scan:
         )
     domain = Domain(source, _matcher(config, source), repository.revision_of(files))
 
-    def read(path: str, tally: Tally) -> Iterator[InstructionRow]:
-        yield from _read_shard(repository, path, domain, tally)
-
-    def also_in(rows: Sequence[InstructionRow]) -> Counts:
-        texts = pa.chunked_array([[visible(row.instruction) for row in rows]], pa.string())
-        masks = {name: _matcher(config, name).mask(texts) for name in SITES if name != source}
-        return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
-
     # Seeded, so that a sample that ends early holds all sites and not the first in the alphabet.
     shards = sorted(files, key=lambda path: seeded_order(settings.seed, path))
     rules = keyword_rules(config, source).model_dump_json()
-    return Scan(domain.revision, tuple(shards), read, rules, also_in)
+    return Scan(
+        domain.revision,
+        tuple(shards),
+        partial(_read_shard, repository, domain),
+        rules,
+        partial(_also_in, config, source),
+    )
+
+
+def _also_in(config: Config, source: SourceName, rows: Sequence[InstructionRow]) -> Counts:
+    texts = pa.chunked_array([[visible(row.instruction) for row in rows]], pa.string())
+    masks = {name: _matcher(config, name).mask(texts) for name in SITES if name != source}
+    return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
 
 
 def _settings(config: Config, source: SourceName) -> StackExchangeSource:
@@ -162,7 +167,7 @@ class _Groups(NamedTuple):
 
 
 def _read_shard(
-    repository: Repository, path: str, domain: Domain, tally: Tally
+    repository: Repository, domain: Domain, path: str, tally: Tally
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
         groups = list(range(parquet.num_row_groups))

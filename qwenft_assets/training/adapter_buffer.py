@@ -5,10 +5,9 @@ multiple of the 8-bit optimizer's block, so that every block has the scale it wo
 steps are the same to the last bit, except that none is too small to be kept in 8 bits.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    pass
+from qwenft_assets.launching.ranks import Ranks
 
 BLOCK = 256
 """Numbers that share a scale in bitsandbytes' 8-bit optimizers."""
@@ -48,3 +47,8 @@ class AdapterBuffer:
         self.flat.grad = self._gradient
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient
+
+    def add_gradients_of(self, ranks: Ranks) -> None:
+        """End an optimizer step's passes: add the gradients of the other processes' rows."""
+        if ranks.size > 1:
+            self._gradient.copy_(ranks.sum(self._gradient))

@@ -2,8 +2,8 @@
 
 import dataclasses
 
-from qwenft_assets.config import Config, RecipeName, TrainingConfig
-from qwenft_assets.errors import ConfigError
+from qwenft_assets.config import Config, LauncherConfig, RecipeName, TrainingConfig
+from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
 from qwenft_assets.training.forecast import Forecast, Work, disk_gib, forecast, work_of
@@ -17,12 +17,13 @@ def require_feasible(
     """What a run is and takes on a device.
 
     Raises:
-        DeviceError: It does not fit into the GPU's memory.
+        DeviceError: It does not fit into the GPU's memory, or there are fewer GPUs than processes.
         ConfigError: It would evaluate more than it trains, or take longer than `max_hours`.
         StorageError: The disk has no room for it.
         BaseModelError: The base model cannot be found.
     """
     settings = config.training
+    _require_gpu_each(config.launcher, device)
     work = work_of(config, recipe, storage)
     _require_sane_evaluations(work)
     on_device = forecast(work, settings, storage, device)
@@ -61,6 +62,31 @@ def in_words(hours: float) -> str:
     if hours < 1:
         return f"{max(hours * 60, 1):.0f} min"
     return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"  # noqa: PLR2004
+
+
+def launcher_in_words(launcher: LauncherConfig, step_sequences: int) -> str:
+    """Who trains together, and what of a step is whose."""
+    if launcher.kind == "local" or launcher.processes == 1:
+        return f"{launcher.kind}: one process; {step_sequences} sequences a step"
+    where = {
+        "accelerate": "on this machine",
+        "ray": f"on the Ray cluster {launcher.ray_address or 'of this machine'}",
+    }[launcher.kind]
+    return (
+        f"{launcher.kind}: {launcher.processes} processes {where}; {step_sequences} sequences a step in "
+        "all, shared out by tokens (times below are of one process)"
+    )
+
+
+def _require_gpu_each(launcher: LauncherConfig, device: Device) -> None:
+    if launcher.kind != "accelerate" or device.type != "cuda":
+        return
+    found = len(find_gpus())
+    if found < launcher.processes:
+        raise DeviceError(
+            f"launcher.processes is {launcher.processes}, and nvidia-smi finds {found} GPUs: each process "
+            f"takes one of its own. Set launcher.processes to {max(found, 1)}."
+        )
 
 
 def _require_sane_evaluations(work: Work) -> None:

@@ -68,10 +68,12 @@ class Passes:
         counted = hidden.index_select(0, batch.counted)
         return sum_of_losses(counted, self.decoder.head, batch.targets[batch.counted])
 
-    def mean_loss(self, rows: Sequence[TokenRow], supervise: str, device: str) -> float:
-        """Nats per supervised token over all rows together, without noise or gradient."""
+    def sum_without_gradient(
+        self, rows: Sequence[TokenRow], supervise: str, device: str
+    ) -> tuple[float, int]:
+        """Nats over all rows together, without noise, and the supervised tokens they are over."""
         if self.decoder is None:
-            return mean_loss(self.model, rows, supervise)
+            return sum_by_the_model(self.model, rows, supervise)
         import torch
 
         total, tokens = 0.0, 0
@@ -83,7 +85,7 @@ class Passes:
                 of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
                 total += float(of_tokens.double().sum())
                 tokens += len(of_tokens)
-        return total / _positive(tokens)
+        return total, tokens
 
 
 def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> Passes:
@@ -112,17 +114,28 @@ def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -
     )
 
 
-def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
-    """Nats per supervised token over all rows together, by the model's own forward."""
+def sum_by_the_model(model: Any, rows: Sequence[TokenRow], supervise: str) -> tuple[float, int]:
+    """The same by the model's own forward."""
     found = [
         loss
         for batch in batches_by_length(rows, EVAL_BATCH_TOKENS)
         for loss in row_losses(model, [rows[n] for n in batch], supervise)
     ]
-    return sum(loss.nll for loss in found) / _positive(sum(loss.tokens for loss in found))
+    return sum(loss.nll for loss in found), sum(loss.tokens for loss in found)
 
 
-def _positive(tokens: int) -> int:
+def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
+    """Nats per supervised token over all rows together, by the model's own forward."""
+    nll, tokens = sum_by_the_model(model, rows, supervise)
+    return nll / positive(tokens)
+
+
+def positive(tokens: float) -> float:
+    """The number of tokens that a loss is divided by.
+
+    Raises:
+        TrainingError: There is none.
+    """
     if tokens == 0:
         raise TrainingError(
             "no held-out row keeps a token that carries loss. Raise training.max_length_tokens."

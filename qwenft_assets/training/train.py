@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from qwenft_assets.child_process import Log, stop, stop_requested, stopping_between_steps
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError, TrainingError
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.quotas import apportion
@@ -31,6 +32,7 @@ from qwenft_assets.training.checkpoints import (
 )
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
 from qwenft_assets.training.publish import publish, what_came_of_it, what_was_trained
@@ -42,14 +44,22 @@ from qwenft_assets.training.trainer import make_trainer
 DISK_FULL_SIGNS = ("No space left", "PytorchStreamWriter", "file write failed", "File too large")
 
 
-def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[str, Any]:
+def train(
+    job: TrainingJob, report_progress: ReportProgress, log: Log, ranks: Ranks = ALONE
+) -> dict[str, Any]:
     """Train, and publish `lora_adapter/<recipe>/<version>/` when everything in it is whole.
 
-    A run that was cut off goes on from its last checkpoint. Once this process is asked to stop, it
-    saves one after the step at hand, and ends.
+    A run that was cut off goes on from its last checkpoint, on as many processes as there now are.
+    Once one of them is asked to stop, a checkpoint is saved after the step at hand, and all end.
+
+    Args:
+        job: What to train.
+        report_progress: Called with each logged step.
+        log: Writes to the run log.
+        ranks: The processes that train together.
 
     Returns:
-        The training record, as in training.json.
+        The training record, as in training.json; of a process that is not the first, nothing.
 
     Raises:
         TrainingError: The loss is not finite, or there is nothing to learn from.
@@ -58,12 +68,16 @@ def train(job: TrainingJob, report_progress: ReportProgress, log: Log) -> dict[s
     """
     # A worker whose parent was killed may still be saving: the locks are its own, not its parent's.
     storage = Storage(job.storage_root)
-    with storage.lock(f"training-{job.recipe}", log), hold_device(job.device, log):
-        return _train(job, storage, report_progress, log)
+    with contextlib.ExitStack() as held:
+        if ranks.is_first:
+            held.enter_context(storage.lock(f"training-{job.recipe}", log))
+            held.enter_context(hold_device(job.device, log))
+        ranks.wait()
+        return _train(job, storage, report_progress, log, ranks)
 
 
 def _train(
-    job: TrainingJob, storage: Storage, report_progress: ReportProgress, log: Log
+    job: TrainingJob, storage: Storage, report_progress: ReportProgress, log: Log, ranks: Ranks
 ) -> dict[str, Any]:
     import torch
     from transformers import set_seed
@@ -73,17 +87,18 @@ def _train(
     on_gpu = job.device == "cuda"
     log(f"base model {job.base.name} at {job.base.revision}")
     report_progress(0, 0, "fetching the base model")
-    base_folder = fetch_base_model(job.base, storage)
-    tokenizer = load_tokenizer(base_folder)
-    mixed = read_mixture(storage, job.recipe)
-    rows = tokenize_mixture(
-        mixed,
-        job.mixture_version,
-        tokenizer.backend_tokenizer,
-        settings,
-        storage,
-        report_progress,
-    )
+    with ranks.first_one_first():  # it fetches and writes the cache, the others find it there
+        base_folder = fetch_base_model(job.base, storage)
+        tokenizer = load_tokenizer(base_folder)
+        mixed = read_mixture(storage, job.recipe)
+        rows = tokenize_mixture(
+            mixed,
+            job.mixture_version,
+            tokenizer.backend_tokenizer,
+            settings,
+            storage,
+            report_progress,
+        )
     check_tokens(tokenizer, mixed[0].row, rows, settings.system_prompt, settings.supervise)
     train_rows = rows_to_train_on(rows, settings)
     log(f"first train row, «loss»: {shown_with_mask(tokenizer, train_rows[0], settings.supervise)}")
@@ -98,10 +113,14 @@ def _train(
         log(f"memory: {plan}")
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     identity = identity_of(job.version, job.device, checkpoints)
-    last, history, problem = newest_checkpoint(checkpoints, identity)
+    last, history, problem = ranks.told(
+        newest_checkpoint(checkpoints, identity) if ranks.is_first else (None, LossHistory(), None)
+    )
     if problem:
         log(f"not gone on from: {problem}")
     log(f"going on from {last.name}" if last else "training from the start")
+    if ranks.size > 1:
+        log(f"{ranks.size} processes share each step of {settings.step_sequences} sequences")
     trainer = make_trainer(
         model,
         train_rows,
@@ -113,6 +132,7 @@ def _train(
         report_progress=report_progress,
         log=log,
         identity=identity,
+        ranks=ranks,
     )
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -121,17 +141,22 @@ def _train(
         with _disk_full_explained(checkpoints), stopping_between_steps():
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except TrainingError:
-        shutil.rmtree(checkpoints, ignore_errors=True)  # the same command would diverge again
+        if ranks.is_first:
+            shutil.rmtree(checkpoints, ignore_errors=True)  # the same command would diverge again
         raise
-    if stop_requested() and trainer.state.global_step < trainer.state.max_steps:
+    (stopped,) = ranks.any(stop_requested())
+    if stopped and trainer.state.global_step < trainer.state.max_steps:
         log(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
         stop()
+    if not ranks.is_first:
+        return {}
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
     log(f"best checkpoint: step {best_step}, eval_loss {best_loss:.4f}")
     record = {
         **what_was_trained(job, train_rows, len(eval_rows), rows, base_folder, model),
         **what_came_of_it(history, trainer.state.global_step),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "processes": ranks.size,
         "memory_plan": dataclasses.asdict(plan) if plan else None,
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_phase": {

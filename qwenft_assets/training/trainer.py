@@ -1,7 +1,8 @@
 """transformers' Trainer, with the optimizer step of this project: a sum over the step's tokens.
 
 The trainer sees one batch a step, the numbers of its sequences; forward_passes.py says how these go
-through the model.
+through the model. Of several processes each sees the same batch, takes its share of the rows, and adds
+its gradients to those of the others: the step is that of one process, but for rounding.
 """
 
 import time
@@ -11,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.adapter_buffer import AdapterBuffer
 from qwenft_assets.training.batches import passes
 from qwenft_assets.training.checkpoints import Identity
-from qwenft_assets.training.forward_passes import make_passes
+from qwenft_assets.training.forward_passes import Passes, make_passes, positive
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.memory import MemoryPlan
 from qwenft_assets.training.out_of_memory import OutOfMemory
@@ -42,6 +44,7 @@ def make_trainer(
     report_progress: ReportProgress,
     log: Log,
     identity: Identity | None = None,
+    ranks: Ranks = ALONE,
 ) -> "Trainer":
     """A trainer ready for `train()`; it keeps the checkpoint with the lowest eval loss.
 
@@ -58,6 +61,7 @@ def make_trainer(
         report_progress: Called with each logged step.
         log: Writes to the run log.
         identity: What a run must share to go on from this one's checkpoints.
+        ranks: The processes that take the same steps together.
     """
     import torch
     from datasets import Dataset
@@ -65,11 +69,14 @@ def make_trainer(
 
     device = "cpu" if plan is None else "cuda"
     buffer = AdapterBuffer(model)
+    # Gradients are summed in the buffer: accelerate need not wrap the model for that.
+    model._is_accelerate_prepared = True  # noqa: SLF001  (its own mark; there is no setting)
     lengths = lengths_of(train_rows)
     of_step = sequences(lengths, settings)
     cut = make_passes(model, settings, plan)
     memory = OutOfMemory(cut, settings, plan, model, history, log)
     counts = supervised_counts(train_rows, settings.supervise)
+    own_eval_rows = [eval_rows[n] for n in ranks.share(lengths_of(eval_rows))]
 
     class PerTokenTrainer(Trainer):
         """Sums of negative log-likelihood over sums of tokens, whatever the passes."""
@@ -81,14 +88,19 @@ def make_trainer(
 
         def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:  # noqa: ARG002
             indices = [n for sequence in inputs["sequence"].tolist() for n in of_step[sequence]]
-            return memory.retried(lambda: self.step(model, indices), self.state.global_step)
+            tokens = sum(counts[n] for n in indices)
+            own = [indices[n] for n in ranks.share([lengths[n] for n in indices])]
+            seen = history.train_tokens, history.padding_tokens
+            loss = memory.retried(lambda: self.step(model, own, tokens), self.state.global_step)
+            _add_those_of_others(history, seen, ranks)
+            buffer.add_gradients_of(ranks)
+            return ranks.sum(loss)
 
-        def step(self, model: Any, indices: list[int]) -> torch.Tensor:
+        def step(self, model: Any, indices: list[int], tokens: int) -> torch.Tensor:
             model.train()
             buffer.zero_gradients()
-            tokens = sum(counts[n] for n in indices)
             loss = torch.zeros((), device=device)
-            for chosen in _cut(indices):
+            for chosen in _in_passes(indices, lengths, cut):
                 part = cut.sum_of_losses([train_rows[n] for n in chosen], settings, device, history)
                 part = part / tokens
                 part.backward()
@@ -98,11 +110,12 @@ def make_trainer(
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002
             started = time.monotonic()
             model.eval()
-            loss = memory.retried(
-                lambda: cut.mean_loss(eval_rows, settings.supervise, device),
+            found = memory.retried(
+                lambda: cut.sum_without_gradient(own_eval_rows, settings.supervise, device),
                 self.state.global_step,
             )
-            metrics = {"eval_loss": loss}
+            nll, tokens = ranks.sum_numbers(*found)
+            metrics = {"eval_loss": nll / positive(tokens)}
             model.train()
             history.eval_seconds += time.monotonic() - started
             self.log(metrics)
@@ -111,33 +124,62 @@ def make_trainer(
             )
             return metrics
 
-    def _cut(indices: list[int]) -> Iterator[list[int]]:
-        for chosen in passes([lengths[n] for n in indices], cut.max_tokens, cut.max_rows):
-            yield [indices[n] for n in chosen]
+        def get_train_dataloader(self) -> Any:
+            return _with_all_batches(super().get_train_dataloader(), ranks)
 
-    callbacks = [watch(history, report_progress, log, settings.checkpoint_minutes, identity)]
+    callbacks = [watch(history, report_progress, log, settings.checkpoint_minutes, identity, ranks)]
     if settings.patience_evaluations:
         callbacks.append(EarlyStoppingCallback(settings.patience_evaluations))
     steps = optimizer_steps(len(of_step), settings)
     trainer = PerTokenTrainer(
         model=model,
-        args=_arguments(settings, checkpoints, steps, on_gpu=device == "cuda"),
+        args=_arguments(settings, checkpoints, steps, ranks, on_gpu=device == "cuda"),
         train_dataset=Dataset.from_dict({"sequence": list(range(len(of_step)))}),
         eval_dataset=Dataset.from_dict({"sequence": [0]}),  # evaluate() has its own rows
         data_collator=lambda items: {"sequence": torch.tensor([n["sequence"] for n in items])},
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    _draw_apart(ranks, settings.seed)
     return trainer
 
 
+def _in_passes(indices: list[int], lengths: list[int], cut: Passes) -> Iterator[list[int]]:
+    for chosen in passes([lengths[n] for n in indices], cut.max_tokens, cut.max_rows):
+        yield [indices[n] for n in chosen]
+
+
+def _draw_apart(ranks: Ranks, seed: int) -> None:
+    """NEFTune's noise and dropout: for other rows, other numbers."""
+    import torch
+
+    if not ranks.is_first:
+        torch.manual_seed(seed + ranks.rank)
+
+
+def _with_all_batches(loader: Any, ranks: Ranks) -> Any:
+    """The loader, which accelerate made one of every n-th batch, with all of them again."""
+    if ranks.size > 1:
+        shard = loader.batch_sampler
+        shard.num_processes, shard.process_index, shard.even_batches = 1, 0, False
+    return loader
+
+
+def _add_those_of_others(history: LossHistory, seen: tuple[int, int], ranks: Ranks) -> None:
+    """Tokens that other processes took through the model in this step, beside one's own."""
+    added = ranks.sum_numbers(history.train_tokens - seen[0], history.padding_tokens - seen[1])
+    history.train_tokens, history.padding_tokens = (
+        before + int(more) for before, more in zip(seen, added, strict=True)
+    )
+
+
 def _arguments(
-    settings: TrainingConfig, checkpoints: Path, steps: int, *, on_gpu: bool
+    settings: TrainingConfig, checkpoints: Path, steps: int, ranks: Ranks, *, on_gpu: bool
 ) -> "TrainingArguments":
     from transformers import TrainingArguments
 
     interval = evaluation_interval(settings, steps)
-    return TrainingArguments(
+    arguments = TrainingArguments(
         output_dir=str(checkpoints),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.step_sequences,
@@ -163,4 +205,9 @@ def _arguments(
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
+        accelerator_config={"use_configured_state": ranks is not ALONE},  # that of ranks.joined()
     )
+    if arguments.n_gpu > 1:
+        # One process takes one GPU; DataParallel would take all, and as many times the rows a step.
+        arguments._n_gpu = 1  # noqa: SLF001  (what the trainer itself does for models over GPUs)
+    return arguments

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.child_process import Log, stop_requested
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.checkpoints import Identity, forget_old, require_room, seal
 from qwenft_assets.training.history import LossHistory
@@ -19,6 +20,7 @@ def watch(
     log: Log,
     checkpoint_minutes: float,
     identity: Identity | None,
+    ranks: Ranks = ALONE,
 ) -> "TrainerCallback":
     """Live loss into the run log, progress to the terminal, the last step always evaluated.
 
@@ -28,6 +30,7 @@ def watch(
         log: Writes to the run log.
         checkpoint_minutes: A checkpoint at least so often, beside those of evaluations.
         identity: Goes into each checkpoint; None: checkpoints are not gone on from.
+        ranks: All decide alike; the first one writes.
     """
     from transformers import TrainerCallback
 
@@ -39,7 +42,8 @@ def watch(
             self.started = self.saved - history.seconds
             if state.global_step:
                 history.resumed_at.append(state.global_step)
-            require_room(Path(args.output_dir))
+            if ranks.is_first:
+                require_room(Path(args.output_dir))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
             step, logs = state.global_step, logs or {}
@@ -57,14 +61,17 @@ def watch(
                 log(f"step {step}/{state.max_steps} eval_loss {logs['eval_loss']:.4f}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            overdue = time.monotonic() - self.saved > 60 * checkpoint_minutes
-            _decide(control, last=state.global_step >= state.max_steps, overdue=overdue)
+            late = ranks.is_first and time.monotonic() - self.saved > 60 * checkpoint_minutes
+            stop, overdue = ranks.any(stop_requested(), late)
+            last = state.global_step >= state.max_steps
+            _decide(control, last=last, stop=stop, overdue=overdue)
 
         def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             history.require_finite()
             self.saved = time.monotonic()
             history.seconds = self.saved - self.started
-            _seal_and_tidy(Path(args.output_dir), state, identity, history)
+            ranks.wait()  # each has left the state of its random numbers in the folder
+            _seal_and_tidy(Path(args.output_dir), state, identity, history, ranks)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             history.seconds = time.monotonic() - self.started
@@ -73,8 +80,10 @@ def watch(
 
 
 def _seal_and_tidy(
-    checkpoints: Path, state: Any, identity: Identity | None, history: LossHistory
+    checkpoints: Path, state: Any, identity: Identity | None, history: LossHistory, ranks: Ranks
 ) -> None:
+    if not ranks.is_first:
+        return
     if identity is not None:
         seal(checkpoints / f"checkpoint-{state.global_step}", identity, history)
     # The trainer itself would go by the files' times, and the clock may have been set back.
@@ -83,11 +92,11 @@ def _seal_and_tidy(
         require_room(checkpoints)
 
 
-def _decide(control: Any, *, last: bool, overdue: bool) -> None:
+def _decide(control: Any, *, last: bool, stop: bool, overdue: bool) -> None:
     """What follows this step, beside what is due by the number of steps."""
     if last:
         control.should_evaluate = control.should_save = True
-    elif stop_requested():
+    elif stop:
         control.should_save = control.should_training_stop = True
     elif overdue:
         control.should_save = True

@@ -3,17 +3,23 @@
 from typing import Any
 
 from qwenft_assets.child_process import Log, run_job
+from qwenft_assets.launching.ranks import joined
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.train import silence_libraries, train
 
+JOB = TrainingJob
+
 
 def work(job: TrainingJob, log: Log) -> dict[str, Any]:
-    """Train with a progress bar on standard error."""
+    """Train, as one of the processes that were started, with the first one's progress bar."""
     silence_libraries()
-    with progress_bar(f"training {job.recipe}") as report_progress:
-        return train(job, report_progress, log)
+    with (
+        joined(job.device) as ranks,
+        progress_bar(f"training {job.recipe}", shown=ranks.is_first) as report_progress,
+    ):
+        return train(job, report_progress, log, ranks)
 
 
 if __name__ == "__main__":
-    run_job(TrainingJob, work)
+    run_job(JOB, work)

@@ -3,24 +3,29 @@
 A deployment that would train for hours; every process is real, and found in the system's list.
 """
 
-import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 
 import dagster as dg
 import pytest
 
-from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.config_file import load_config
-from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
-from qwenft_assets_tests.commands import BIN, make_deployment
+from qwenft_assets_tests.faults.long_training import (
+    RUN,
+    SECONDS,
+    checkpoint_steps,
+    kill_all,
+    last_run,
+    launch,
+    log_of,
+    long_training,
+    start,
+    status_of,
+    terminate,
+    until,
+    wait_for_a_checkpoint,
+    web_ui,
+)
 from qwenft_assets_tests.faults.processes import (
     parent_of,
     processes_of,
@@ -28,76 +33,13 @@ from qwenft_assets_tests.faults.processes import (
     workers_of,
 )
 
-SECONDS = 120
-RUN = ("qwenft", "run", "--recipe", "small")
-
 
 @pytest.fixture
 def deployment(tmp_path, base_model, monkeypatch):
-    """Samples and mixture are there; training takes 100,000 steps, and saves every 2 seconds."""
-    deployment = make_deployment(tmp_path, base_model)
-    text = deployment.config.read_text(encoding="utf-8")
-    text = text.replace("epochs: 1", "epochs: 20000\n  checkpoint_minutes: 0.03")
-    deployment.config.write_text(text, encoding="utf-8")
-    config = load_config(str(deployment.config))
-    storage = Storage(deployment.storage)
-    for source in ("local_reports", "slimorca", "pubmedqa"):
-        sample_source(config, source, storage)
+    deployment = long_training(tmp_path, base_model)
     monkeypatch.setenv("DAGSTER_HOME", deployment.environment()["DAGSTER_HOME"])
     yield deployment
-    for pid in processes_of(deployment.folder):
-        os.kill(pid, signal.SIGKILL)
-
-
-def start(deployment, *command):
-    with (deployment.folder / "log").open("a") as log:
-        # A shell in the background ignores SIGINT, and hands that down.
-        return subprocess.Popen(
-            [sys.executable, "-c", RESET_SIGINT, str(BIN / command[0]), *command[1:]],
-            cwd=PROJECT_ROOT,
-            env=deployment.environment(),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-
-
-RESET_SIGINT = (
-    "import os, signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "os.execv(sys.argv[1], sys.argv[1:])"
-)
-
-
-def log_of(deployment):
-    return (deployment.folder / "log").read_text(encoding="utf-8")
-
-
-def until(condition, what):
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        time.sleep(0.1)
-    raise AssertionError(what() if callable(what) else what)
-
-
-def checkpoint_steps(deployment):
-    seals = deployment.storage.glob("lora_adapter/small/.*.checkpoints/checkpoint-*/complete.json")
-    return sorted(int(seal.parent.name.rpartition("-")[2]) for seal in seals)
-
-
-def wait_for_a_checkpoint(deployment):
-    until(lambda: checkpoint_steps(deployment), lambda: log_of(deployment))
-
-
-def last_run():
-    with dg.DagsterInstance.get() as instance:
-        run = instance.get_runs(limit=1)[0]
-        lines = [entry.user_message for entry in instance.all_logs(run.run_id)]
-        claimed = instance.event_log_storage.get_concurrency_info("gpu").claimed_slots
-    return run, lines, claimed
+    kill_all(deployment)
 
 
 @pytest.mark.parametrize(
@@ -167,62 +109,17 @@ def test_a_second_run_says_who_holds_the_gpu(deployment):
     assert wait_until_gone(deployment.folder) == {}
 
 
-LAUNCH = """mutation($params: ExecutionParams!) { launchRun(executionParams: $params) {
-  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
-TERMINATE = "mutation($id: String!) { terminateRun(runId: $id) { __typename } }"
-PARAMS = {
-    "selector": {
-        "repositoryLocationName": "qwenft_assets",
-        "repositoryName": "__repository__",
-        "jobName": "finetune_job",
-    },
-    "runConfigData": {},
-    "executionMetadata": {"tags": [{"key": "dagster/partition", "value": "small"}]},
-}
-
-
-def ask(url, query, **variables):
-    body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
-    try:
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
-            return json.load(answer)["data"]
-    except urllib.error.URLError:
-        return None
-
-
-@pytest.fixture
-def ui(deployment):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = start(deployment, "qwenft", "ui", "--port", str(port))
-    url = f"http://127.0.0.1:{port}/graphql"
-    until(lambda: ask(url, "{ version }"), lambda: log_of(deployment))
-    yield url
-    server.terminate()
-    server.wait(SECONDS)
-
-
-def launch(ui):
-    answer = until(lambda: ask(ui, LAUNCH, params=PARAMS), "the server does not answer")
-    assert answer["launchRun"]["__typename"] == "LaunchRunSuccess", answer
-    return answer["launchRun"]["run"]["runId"]
-
-
-def status_of(run_id):
-    with dg.DagsterInstance.get() as instance:
-        run = instance.get_run_by_id(run_id)
-        return run.status if run else None
-
-
 @pytest.mark.faults
-def test_terminate_in_the_ui_cancels_the_run_and_a_killed_run_leaves_no_worker(deployment, ui):
+def test_terminate_in_the_ui_cancels_the_run_and_a_killed_run_leaves_no_worker(deployment):
+    with web_ui(deployment) as ui:
+        _terminate_then_kill(deployment, ui)
+
+
+def _terminate_then_kill(deployment, ui):
     run_id = launch(ui)
     wait_for_a_checkpoint(deployment)
     (worker,) = workers_of(deployment.folder)
-    answer = until(lambda: ask(ui, TERMINATE, id=run_id), "the server does not answer")
-    assert answer["terminateRun"]["__typename"] == "TerminateRunSuccess"
+    terminate(ui, run_id)
     until(lambda: status_of(run_id) == dg.DagsterRunStatus.CANCELED, lambda: log_of(deployment))
     until(lambda: worker not in processes_of(deployment.folder), "the worker is left")
     step = checkpoint_steps(deployment)[-1]

@@ -20,7 +20,7 @@ from qwenft_assets_tests.training.tiny_rows import token_rows
 NO_ROOM = """
 import torch
 from qwenft_assets.training.forward_passes import Passes
-kept = {{name: getattr(Passes, name) for name in ("sum_of_losses", "mean_loss")}}
+kept = {{name: getattr(Passes, name) for name in ("sum_of_losses", "sum_without_gradient")}}
 def limited(name):
     def within(self, rows, *arguments):
         self.last_tokens = sum(len(row.input_ids) for row in rows)
@@ -55,7 +55,7 @@ def trained(job):
     "which",
     [
         pytest.param(("sum_of_losses",), id="step"),
-        pytest.param(("mean_loss",), id="evaluation", marks=pytest.mark.faults),
+        pytest.param(("sum_without_gradient",), id="evaluation", marks=pytest.mark.faults),
     ],
 )
 def test_passes_are_halved_and_the_adapter_is_the_same(quiet_job, tmp_path, which):

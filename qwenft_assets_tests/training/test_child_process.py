@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from qwenft_assets.child_process import EXIT_INTERRUPTED, PARENT_VARIABLE
-from qwenft_assets.config import PROJECT_ROOT
+from qwenft_assets.config import PROJECT_ROOT, LauncherConfig
 from qwenft_assets.errors import TrainingError, WorkerError
 from qwenft_assets.resources import WorkerResource
 
@@ -32,6 +32,13 @@ def work(job, log):
         raise KeyError("a bug")
     if job.what == "killed":
         os.kill(os.getpid(), 9)
+    rank = os.environ.get("RANK")
+    if job.what == "mistake of the second" and rank == "1":
+        raise TrainingError("rank 1: memory ran out. Buy some.")
+    if job.what == "second killed" and rank == "1":
+        os.kill(os.getpid(), 9)
+    if rank and job.what != "hello":
+        time.sleep(600)
     if job.what == "sleep":
         print(os.getpid(), flush=True)
         time.sleep(600)
@@ -57,13 +64,14 @@ def on_path(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
-def run_worker(what):
+def run_worker(what, launcher="local"):
     """What the worker answers; its error is raised here."""
+    launchers = LauncherConfig.model_validate({"kind": launcher, "processes": 2})
     answers = []
 
     @dg.asset
     def stage(context: dg.AssetExecutionContext, worker: WorkerResource) -> dg.MaterializeResult:
-        answers.append(worker.run(context, "odd_worker", Job(what=what)))
+        answers.append(worker.run(context, "odd_worker", Job(what=what), launchers))
         return dg.MaterializeResult()
 
     dg.materialize([stage], resources={"worker": WorkerResource()})
@@ -91,6 +99,20 @@ def test_a_worker_that_the_system_kills_is_explained(on_path):
         WorkerError, match=r"was killed \(exit 137\), most likely because main memory"
     ):
         run_worker("killed")
+
+
+def test_of_two_processes_the_first_answers(on_path):
+    assert run_worker("hello", "accelerate") == {"answer": "hello", "number": 1.5}
+
+
+def test_a_mistake_that_the_second_process_meets_ends_both_and_is_raised(on_path):
+    with pytest.raises(TrainingError, match=r"rank 1: memory ran out\. Buy some\."):
+        run_worker("mistake of the second", "accelerate")
+
+
+def test_one_killed_process_ends_the_other_and_is_explained(on_path):
+    with pytest.raises(WorkerError, match=r"was killed \(exit 137\)"):
+        run_worker("second killed", "accelerate")
 
 
 def test_a_killed_parent_takes_its_worker_along(on_path):

@@ -64,7 +64,7 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
     if weights == "nf4":
         options["quantization_config"] = _nf4()
     if device == "cuda":
-        options["device_map"] = {"": 0}
+        options["device_map"] = {"": torch.cuda.current_device()}
     try:
         pair: Any = AutoModelForCausalLM.from_pretrained(
             folder, output_loading_info=True, **options

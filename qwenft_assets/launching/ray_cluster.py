@@ -1,0 +1,82 @@
+"""A Ray cluster for the length of a step: one that runs, or one of this machine alone."""
+
+import logging
+import math
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from qwenft_assets.config import LauncherConfig
+from qwenft_assets.errors import ConfigError, WorkerError
+
+OBJECT_STORE_BYTES = 200 * 2**20
+"""Of a cluster of one's own: artifacts go through the storage root, not through Ray."""
+PASSED_ON = ("QWENFT_", "HF_")
+"""Beginnings of the environment variables that a cluster's processes need, too."""
+
+
+@contextmanager
+def connected(launcher: LauncherConfig) -> Iterator[None]:
+    """Inside, this process is a driver of the cluster; afterwards its tasks and actors are gone.
+
+    Raises:
+        ConfigError: Ray is not installed.
+        WorkerError: The cluster cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError(
+            "launcher.kind: ray needs Ray. Install it with `pip install 'qwenft[ray]'`, or set "
+            "launcher.kind to accelerate."
+        ) from error
+    with _own_signal_handlers():
+        _init(launcher)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _own_signal_handlers() -> Iterator[None]:
+    """Keep those of this process: Ray puts its own in their place, which ends it at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _init(launcher: LauncherConfig) -> None:
+    import ray
+
+    if launcher.ray_address is None:
+        needed = math.ceil(launcher.processes * launcher.ray_cpus_per_process)
+        ray.init(
+            address="local",
+            num_cpus=max(needed, os.cpu_count() or 1),
+            object_store_memory=OBJECT_STORE_BYTES,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+        )
+    else:
+        passed_on = {n: v for n, v in os.environ.items() if n.startswith(PASSED_ON)}
+        try:
+            ray.init(
+                address=launcher.ray_address,
+                runtime_env={"env_vars": passed_on},
+                logging_level=logging.ERROR,
+            )
+        except (ConnectionError, TimeoutError, ValueError) as error:
+            raise WorkerError(
+                f"launcher.ray_address {launcher.ray_address}: no Ray cluster answers "
+                f"({str(error).splitlines()[0][:160]}). Start one with `ray start --head`, or set it "
+                "to null."
+            ) from error

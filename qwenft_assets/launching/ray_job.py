@@ -1,0 +1,198 @@
+"""Several processes of a worker on Ray: `python -m qwenft_assets.launching.ray_job MODULE LAUNCHER`.
+
+That is the process which the step waits for, and the driver of Ray Train, which places the processes,
+makes their torch process group, and ends all when one dies. They share a board with the driver: their
+log and result go out by it, the request to stop comes in.
+"""
+
+import importlib
+import os
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from qwenft_assets.child_process import (
+    Log,
+    request_stop,
+    run_job,
+    say_nothing,
+    stop,
+    stop_requested,
+    stopping_between_steps,
+)
+from qwenft_assets.config import LauncherConfig
+from qwenft_assets.errors import QwenftError, WorkerError, error_by_name
+from qwenft_assets.launching.ranks import PATIENCE
+from qwenft_assets.launching.ray_cluster import connected
+
+SECONDS_BETWEEN_LOOKS = 0.5
+
+
+class Board:
+    """An actor: what the driver and the processes tell each other."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._outcome: dict[str, Any] = {}
+        self._stop = False
+
+    def say(self, line: str) -> None:
+        """Write a line to the run log."""
+        self._lines.append(line)
+
+    def take_lines(self) -> list[str]:
+        """The lines since the last time."""
+        lines, self._lines = self._lines, []
+        return lines
+
+    def end(self, outcome: dict[str, Any]) -> None:
+        """Leave the result, or the error that came first."""
+        self._outcome = self._outcome or outcome
+
+    def outcome(self) -> dict[str, Any]:
+        """What was left."""
+        return self._outcome
+
+    def ask_to_stop(self) -> None:
+        """Have all processes save what they have, and end."""
+        self._stop = True
+
+    def stop_requested(self) -> bool:
+        """Whether they were asked to."""
+        return self._stop
+
+
+def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dict[str, Any]:
+    """Run `module.work` in each of the processes; the result of the first.
+
+    Raises:
+        QwenftError: What one of them reported.
+        WorkerError: One was lost.
+    """
+    with connected(launcher):
+        import ray
+
+        actor: Any = ray.remote(num_cpus=0)(Board)
+        board = actor.remote()
+        with stopping_between_steps(), _listening(board, log):
+            problem = _fit(module, launcher, job, board)
+        outcome: dict[str, Any] = ray.get(board.outcome.remote())
+    if "error" in outcome:
+        raise error_by_name(outcome["kind"])(outcome["error"])
+    if "result" in outcome:
+        return outcome["result"]
+    if stop_requested():
+        stop()
+    raise WorkerError(
+        f"one of the {launcher.processes} processes that Ray ran for {module} was lost ({problem}). "
+        "The same command goes on from the last checkpoint."
+    )
+
+
+def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any) -> str:
+    """Run the processes to their end; what went wrong, in one line."""
+    from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    on_gpu = job.device == "cuda"
+    notes = Path(job.storage_root) / f".ray-{os.getpid()}"  # Ray Train wants a folder all can reach
+    resources = {"CPU": launcher.ray_cpus_per_process, **({"GPU": 1} if on_gpu else {})}
+    trainer = TorchTrainer(
+        run_rank,
+        train_loop_config={"module": module, "job": job.model_dump(mode="json"), "board": board},
+        scaling_config=ScalingConfig(
+            num_workers=launcher.processes, use_gpu=on_gpu, resources_per_worker=resources
+        ),
+        torch_config=TorchConfig(
+            # As in ranks.py.
+            backend="cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout_s=int(PATIENCE.total_seconds()),
+        ),
+        run_config=RunConfig(
+            name="job",
+            storage_path=str(notes),
+            failure_config=FailureConfig(max_failures=0),  # the next run goes on
+        ),
+    )
+    try:
+        trainer.fit()
+    except TrainingFailedError as error:
+        return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    finally:
+        shutil.rmtree(notes, ignore_errors=True)
+    return "it ended without a result"
+
+
+def run_rank(settings: dict[str, Any]) -> None:
+    """One of the processes, within Ray Train."""
+    import ray
+    from ray.train import get_context
+
+    board = settings["board"]
+    worker = importlib.import_module(settings["module"])
+    is_first = get_context().get_world_rank() == 0
+    log: Log = board.say.remote if is_first else say_nothing
+    threading.Thread(target=_obey, args=(board,), daemon=True).start()
+    try:
+        result = worker.work(worker.JOB.model_validate(settings["job"]), log)
+    except QwenftError as error:
+        ray.get(board.end.remote({"error": str(error), "kind": type(error).__name__}))
+        raise
+    except SystemExit:  # it was asked to stop, and has saved what it had
+        return
+    if is_first:
+        ray.get(board.end.remote({"result": result}))
+
+
+def _obey(board: Any) -> None:
+    import ray
+
+    while not ray.get(board.stop_requested.remote()):
+        time.sleep(SECONDS_BETWEEN_LOOKS)
+    request_stop()
+
+
+@contextmanager
+def _listening(board: Any, log: Log) -> Iterator[None]:
+    """Inside, lines of the board go to the log, and a request to stop goes to the board."""
+    import ray
+
+    over = threading.Event()
+
+    def listen() -> None:
+        asked = False
+        while True:
+            ending = over.wait(SECONDS_BETWEEN_LOOKS)
+            for line in ray.get(board.take_lines.remote()):
+                log(line)
+            if ending:
+                return
+            if stop_requested() and not asked:
+                asked = True
+                ray.get(board.ask_to_stop.remote())
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        over.set()
+        listener.join()
+
+
+def main(module: str, launcher: LauncherConfig) -> None:
+    """Run the job that the parent sent on Ray."""
+    worker = importlib.import_module(module)
+    run_job(worker.JOB, lambda job, log: run_on_ray(module, launcher, job, log))
+
+
+if __name__ == "__main__":
+    # Ray finds `run_rank` by the name of its module, which here would be __main__.
+    importlib.import_module("qwenft_assets.launching.ray_job").main(
+        sys.argv[1], LauncherConfig.model_validate_json(sys.argv[2])
+    )
