@@ -35,10 +35,10 @@ TESTS = {
     "mixture/selection": "mixture/test_build.py mixture/test_leakage.py mixture/test_lengths.py",
     "mixture/split": "mixture/test_split.py mixture/test_leakage.py",
     "mixture/verification": "mixture/test_leakage.py mixture/test_build.py assets/test_mixture_checks.py",
+    "evaluation/evaluate": "evaluation/test_evaluate.py evaluation/test_champion.py",
     "evaluation/job": "evaluation/test_evaluate.py",
     "evaluation/losses": "evaluation/test_perplexity.py evaluation/test_independent_loss.py "
     "evaluation/test_champion.py",
-    "evaluation/pictures": "evaluation/test_report.py",
     "text/keywords": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "text/pattern_dialect": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "release/history": "release/test_registry.py release/test_moves.py",

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,7 +22,9 @@ def ui(
     use_dagster_home()
     os.chdir(PROJECT_ROOT)
     command = [
-        str(Path(sys.executable).with_name("dagster")),
+        sys.executable,
+        "-m",
+        "dagster",
         "dev",
         "--workspace",
         str(shipped("workspace.yaml")),

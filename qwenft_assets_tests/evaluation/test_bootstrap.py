@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from qwenft_assets.evaluation.bootstrap import expanded_tail, paired_interval
+from qwenft_assets.evaluation.bootstrap import _t_quantile, expanded_tail, paired_interval
 
 SIMULATIONS = 200
 ALLOWED_FALSE_ALARMS = range(4, 17)  # 2 to 8 % of 200
@@ -71,3 +71,15 @@ def test_rows_without_tokens_change_nothing():
     difference, tokens = np.array([1.0, -2.0, 0.0]), np.array([10.0, 10.0, 0.0])
     with_empty = paired_interval(difference, tokens, ["a", "b", "c"], 500, 0)
     assert with_empty == paired_interval(difference[:2], tokens[:2], ["a", "b"], 500, 0)
+
+
+def test_a_single_group_is_cut_as_if_there_were_many():
+    assert expanded_tail(1) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),
+    [(1, 12.706), (2, 4.3027), (5, 2.5706), (30, 2.0423)],  # of Student's t at 97.5 %, from a table
+)
+def test_quantiles_of_students_t_are_those_of_a_table(degrees, quantile):
+    assert _t_quantile(0.975, degrees) == pytest.approx(quantile, rel=2e-4)

@@ -267,3 +267,12 @@ def test_unknown_recipe_is_named_with_those_there_are():
         MixtureError, match=r"^recipe 'large': not in the config test\. .*: small\."
     ):
         recipe_of(small_config(), "large")
+
+
+def test_a_source_that_is_held_out_whole_repeats_nothing():
+    pools = {"slimorca": rows_of("slimorca", 1), "pubmedqa": rows_of("pubmedqa", 1)}
+    quotas = {name: Quota(asked=3, available=1, unique=1, repeats=2) for name in pools}
+    mixed = mix(pools, quotas, small_config().mixture)
+    held_out = next(row.row.source for row in mixed if row.split == "eval")
+    assert [row.copy for row in mixed if row.row.source == held_out] == [0]
+    assert sorted(row.copy for row in mixed if row.row.source != held_out) == [0, 1, 2]

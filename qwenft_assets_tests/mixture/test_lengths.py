@@ -9,7 +9,7 @@ from PIL import Image
 from qwenft_assets.config import Config
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.build import build_mixture, read_mixture
-from qwenft_assets.mixture.lengths import draw_small_lengths, length_figures, report_lengths
+from qwenft_assets.mixture.lengths import _edges, draw_small_lengths, length_figures, report_lengths
 from qwenft_assets_tests.mixture.sampled_rows import (
     put_sample,
     put_samples,
@@ -114,3 +114,12 @@ def test_over_long_rows_stop_the_build(storage, long_rows):
 def test_over_long_rows_cannot_be_told_without_a_tokenizer(storage, long_rows):
     with pytest.raises(MixtureError, match=r"over_long: drop needs the tokenizer of Qwen/Qwen2"):
         build_mixture(limited(rows=40, over_long="drop"), "small", storage)
+
+
+@pytest.mark.parametrize(
+    ("longest", "end"),
+    [pytest.param(40, 105, id="to-beyond-the-cut"), pytest.param(400, 400, id="to-the-longest")],
+)
+def test_the_picture_ends_a_little_beyond_the_cut_or_at_the_longest_rows(longest, end):
+    edges = _edges({"slimorca": [10, 20], "pubmedqa": [longest] * 200}, 100)
+    assert (edges[0], edges[-1]) == (0, pytest.approx(end))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from qwenft_assets.config import Config
+from qwenft_assets.config import Config, Recipe
 from qwenft_assets.errors import MixtureError
-from qwenft_assets.mixture.samples import sample_manifests
+from qwenft_assets.mixture.samples import require_extended, sample_manifests
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import read_json, write_json
 
@@ -76,3 +76,13 @@ def test_empty_sample_is_named(storage):
     write_json(path, {**(read_json(path) or {}), "rows": 0})
     with pytest.raises(MixtureError, match=r"the sample of slimorca is empty\. .*qwenft sample"):
         sample_manifests(config_with({}), ["slimorca"], storage)
+
+
+def test_a_sample_cut_short_of_a_recipe_names_the_rows_to_extend_it_to(storage):
+    recipe = Recipe(rows=100, ratios={"slimorca": 0.4, "pubmedqa": 0.6})
+    config = config_with({})
+    enough = {"slimorca": 40, "pubmedqa": 59}
+    with pytest.raises(MixtureError, match=r"^pubmedqa: 60 rows asked, .* holds 59 .*--rows 66`"):
+        require_extended(recipe, config, enough, {"pubmedqa": {"exhausted": False}})
+    # Where upstream has no more, the recipe's `shortfall` decides.
+    require_extended(recipe, config, enough, {"pubmedqa": {"exhausted": True}})

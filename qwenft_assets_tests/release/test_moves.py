@@ -8,7 +8,7 @@ import pytest
 
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.errors import ReleaseError
-from qwenft_assets.release.history import champions_in_turn, read_history
+from qwenft_assets.release.history import champions_in_turn, read_history, withdrawal_of
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.registry import promote, read_champion, release_adapter, rollback
 from qwenft_assets_tests.release.made_up import CONFIG, FIRST, SECOND, THIRD, Registry
@@ -168,3 +168,13 @@ def test_perplexities_over_versions_are_drawn(three, tmp_path):
     assert small.startswith(b"\x89PNG")
     assert len(small) < 700, "longer Markdown is not shown in place"
     assert small != perplexity_thumbnail(three.history()[:2])
+
+
+def test_a_rollback_withdraws_the_version_that_was_rolled_back_and_no_other(registry):
+    registry.release(FIRST)
+    registry.release(SECOND, loss=1.9)
+    rollback(registry.storage, "small", "wrong units")
+    history = registry.history()
+    assert "wrong units" in (withdrawal_of(SECOND, history) or "")
+    assert withdrawal_of(FIRST, history) is None
+    assert withdrawal_of(THIRD, history) is None

@@ -194,3 +194,11 @@ def test_symbols_inside_a_keyword_mean_themselves():
     assert mask_of(matcher, "a.b", "axb", "x|y", "x", "p(q)r", "pqr", "s [t", "u^v", "uv") == [
         True, False, True, False, True, False, True, True, False,
     ]  # fmt: skip
+
+
+def test_white_space_and_its_opposite_in_a_pattern_mean_themselves():
+    spaced = KeywordRules(patterns={"spaced": r"rail\sto\srail"})
+    joined = KeywordRules(patterns={"joined": r"rail\Sto\Srail"})
+    texts = ("a rail to\trail amplifier", "a rail-to-rail amplifier")
+    assert mask_of(compile_rules(spaced), *texts) == [True, False]
+    assert mask_of(compile_rules(joined), *texts) == [False, True]
