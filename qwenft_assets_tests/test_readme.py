@@ -29,6 +29,7 @@ GPU = "--config configs/qwen2.5-7b.yaml"
 NOT_RUN_HERE = {
     "make": "installs, trains or serves: `-m readme`",
     ".venv/bin/pip": "installs",
+    "export": "needs a bucket: test_remote_*.py",
     "qwenft chat": "answers after a training: test_chat.py",
     "qwenft serve": "stays: test_serve.py",
     "qwenft infer": "answers after a training: test_infer.py",
