@@ -30,7 +30,6 @@ COPIED = ("qwenft_assets", "qwenft_assets_tests", "configs", "data/samples", "da
           "pyproject.toml", "dagster_home/dagster.yaml")  # fmt: skip
 TESTS = {
     "mixture/diff": "mixture/test_diff.py mixture/test_leakage.py",
-    "mixture/frozen_eval": "evaluation/test_champion.py mixture/test_leakage.py",
     "mixture/manifest": "mixture/test_build.py mixture/test_quotas.py",
     "mixture/selection": "mixture/test_build.py mixture/test_leakage.py mixture/test_lengths.py",
     "mixture/split": "mixture/test_split.py mixture/test_leakage.py",
@@ -42,7 +41,6 @@ TESTS = {
     "text/keywords": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "text/pattern_dialect": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "release/history": "release/test_registry.py release/test_moves.py",
-    "release/perplexity_plot": "release/test_registry.py",
     "release/registry": "release/test_registry.py release/test_moves.py",
 }
 """Where the tests of a module are not `test_<module>.py` in its package's folder, or not there alone."""

@@ -2,10 +2,11 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from qwenft_assets.errors import MixtureError
-from qwenft_assets.mixture.decontamination import find_contaminated, read_evaluation_file
+from qwenft_assets.mixture.decontamination import _is_in, find_contaminated, read_evaluation_file
 from qwenft_assets_tests.mixture.sampled_rows import row, rows_of, words
 
 LONG, SHORT = words("evaluation", 30), "Which enzyme unwinds DNA?"
@@ -81,3 +82,10 @@ def test_unreadable_file_is_one_line(tmp_path, name, content, about):
     assert str(path) in str(raised.value)
     assert "mixture.decontaminate" in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_hashes_are_found_where_they_are_and_not_beside_them():
+    known = np.array([5, 9, 2**40 + 5], np.uint64)
+    asked = np.array([4, 5, 2**41 + 5, 9, 2**40 + 5, 10], np.uint64)
+    assert _is_in(asked, known).tolist() == [False, True, False, True, True, False]
+    assert not _is_in(asked, known[:0]).any()

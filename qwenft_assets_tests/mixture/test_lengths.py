@@ -3,13 +3,20 @@
 import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from qwenft_assets.config import Config
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.build import build_mixture, read_mixture
-from qwenft_assets.mixture.lengths import _edges, draw_small_lengths, length_figures, report_lengths
+from qwenft_assets.mixture.lengths import (
+    _edges,
+    _histogram,
+    draw_small_lengths,
+    length_figures,
+    report_lengths,
+)
 from qwenft_assets_tests.mixture.sampled_rows import (
     put_sample,
     put_samples,
@@ -123,3 +130,20 @@ def test_over_long_rows_cannot_be_told_without_a_tokenizer(storage, long_rows):
 def test_the_picture_ends_a_little_beyond_the_cut_or_at_the_longest_rows(longest, end):
     edges = _edges({"slimorca": [10, 20], "pubmedqa": [longest] * 200}, 100)
     assert (edges[0], edges[-1]) == (0, pytest.approx(end))
+
+
+def test_the_small_picture_counts_equal_bins_from_nothing_to_the_longest():
+    histogram = _histogram({"slimorca": [1, 1, 50], "pubmedqa": [100] * 97})
+    assert sum(histogram) == 100
+    assert (histogram[0], histogram[-1]) == (2, 97)
+    assert histogram[len(histogram) // 2] == 1
+
+
+def test_bars_of_the_small_picture_stand_apart_and_as_high_as_their_share():
+    drawn = np.asarray(Image.open(io.BytesIO(draw_small_lengths([4, 0, 2]))).convert("L")) == 0
+    assert drawn.shape == (60, 15)
+    heights = drawn.sum(axis=0).tolist()
+    assert heights[:4] == [58] * 4
+    assert heights[4:10] == [0] * 6
+    assert heights[10:14] == [29] * 4
+    assert heights[14] == 0

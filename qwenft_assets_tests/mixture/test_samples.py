@@ -85,4 +85,5 @@ def test_a_sample_cut_short_of_a_recipe_names_the_rows_to_extend_it_to(storage):
     with pytest.raises(MixtureError, match=r"^pubmedqa: 60 rows asked, .* holds 59 .*--rows 66`"):
         require_extended(recipe, config, enough, {"pubmedqa": {"exhausted": False}})
     # Where upstream has no more, the recipe's `shortfall` decides.
-    require_extended(recipe, config, enough, {"pubmedqa": {"exhausted": True}})
+    for no_more in ({"exhausted": True}, {}):
+        require_extended(recipe, config, enough, {"pubmedqa": no_more})

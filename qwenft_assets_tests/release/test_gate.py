@@ -181,3 +181,20 @@ def test_every_broken_rule_is_a_reason():
     bad = evaluation(delta_loss_ci95=[0.0, 0.1], leaked_rows=1)
     reasons = decide(bad, CHAMPION, ReleaseConfig()).reasons
     assert [reason.partition(":")[0] for reason in reasons] == ["better_than_base", "no_leakage"]
+
+
+@pytest.mark.parametrize(
+    ("losses", "tail"),
+    [
+        pytest.param((1.9, 2.1), "2.0% allowed", id="one"),
+        pytest.param((2.2, 2.1), "; 2 sources are worse: pubmedqa, slimorca", id="two"),
+    ],
+)
+def test_sources_that_became_worse_are_all_named(losses, tail):
+    names = ("slimorca", "pubmedqa")
+    worse = {
+        name: {"eval_loss": loss, "base_eval_loss": 2.0}
+        for name, loss in zip(names, losses, strict=True)
+    }
+    detail = broken(evaluation(per_source=worse))["no_source_worse_than_base"]
+    assert detail.endswith(tail)

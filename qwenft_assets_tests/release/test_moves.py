@@ -1,5 +1,6 @@
 """Moves by hand and moves cut short: promote, rollback, and a process killed halfway."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,13 @@ from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.errors import ReleaseError
 from qwenft_assets.release.history import champions_in_turn, read_history, withdrawal_of
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
-from qwenft_assets.release.registry import promote, read_champion, release_adapter, rollback
+from qwenft_assets.release.registry import (
+    _who,
+    promote,
+    read_champion,
+    release_adapter,
+    rollback,
+)
 from qwenft_assets_tests.release.made_up import CONFIG, FIRST, SECOND, THIRD, Registry
 
 KILLED_AT_THE_POINTER = """
@@ -178,3 +185,11 @@ def test_a_rollback_withdraws_the_version_that_was_rolled_back_and_no_other(regi
     assert "wrong units" in (withdrawal_of(SECOND, history) or "")
     assert withdrawal_of(FIRST, history) is None
     assert withdrawal_of(THIRD, history) is None
+
+
+def test_a_user_without_a_name_is_told_by_number(monkeypatch):
+    def nameless():
+        raise OSError("No username set in the environment")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    assert _who() == f"uid {os.getuid()}"

@@ -202,3 +202,10 @@ def test_white_space_and_its_opposite_in_a_pattern_mean_themselves():
     texts = ("a rail to\trail amplifier", "a rail-to-rail amplifier")
     assert mask_of(compile_rules(spaced), *texts) == [True, False]
     assert mask_of(compile_rules(joined), *texts) == [False, True]
+
+
+def test_acronyms_of_other_case_are_others_and_words_are_not():
+    acronyms = compile_rules(KeywordRules(acronyms=("IC", "Ic")))
+    assert [acronyms.hits(f"an {word} here") for word in ("IC", "Ic", "ic")] == [["IC"], ["Ic"], []]
+    words = compile_rules(KeywordRules(words=("LoRA", "lora", "Lora")))
+    assert words.hits("one lora, another LoRA") == ["LoRA"]

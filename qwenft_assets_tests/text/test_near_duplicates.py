@@ -114,3 +114,20 @@ def test_clusters_follow_chains():
 def test_no_texts_have_no_pairs():
     assert similar_pairs([], ALIKE) == []
     assert similar_pairs(["one text"], ALIKE) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [
+        pytest.param("\u3041", "\u30ff", id="kana"),
+        pytest.param("\u3400", "\u4dbf", id="extension-a"),
+        pytest.param("\u4e00", "\u9fff", id="unified"),
+        pytest.param("\uac00", "\ud7a3", id="hangul"),
+        pytest.param("\uf900", "\ufad9", id="compatibility"),
+        pytest.param("\U00020000", "\U0003134a", id="later-extensions"),
+    ],
+)
+def test_characters_of_scripts_without_blanks_are_words_at_both_ends_of_their_block(first, last):
+    kinds = near_duplicates._kinds()
+    assert (kinds[ord(first)], kinds[ord(last)]) == (2, 2)
+    assert all(kinds[code] != 2 for code in (0x3039, 0x3131, 0xA000, 0x1FFFF, 0x323B0))
