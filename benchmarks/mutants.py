@@ -35,9 +35,9 @@ TESTS = {
     "mixture/split": "mixture/test_split.py mixture/test_leakage.py",
     "mixture/verification": "mixture/test_leakage.py mixture/test_build.py assets/test_mixture_checks.py",
     "evaluation/evaluate": "evaluation/test_evaluate.py evaluation/test_champion.py",
-    "evaluation/job": "evaluation/test_evaluate.py",
+    "evaluation/job": "evaluation/test_job.py evaluation/test_evaluate.py",
     "evaluation/losses": "evaluation/test_perplexity.py evaluation/test_independent_loss.py "
-    "evaluation/test_champion.py",
+    "evaluation/test_champion.py faults/test_out_of_memory.py",
     "text/keywords": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "text/pattern_dialect": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
     "release/history": "release/test_registry.py release/test_moves.py",
