@@ -1,5 +1,6 @@
 """The picture of perplexity over versions: what is drawn where, and as what."""
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
@@ -24,7 +25,10 @@ def drawn(history):
     """Places and heights by label."""
     axes = Figure().subplots()
     _plot(axes, _decisions(history), size=3)
-    return {of.get_label(): list(zip(*of.get_data(), strict=True)) for of in axes.get_lines()}
+    return {
+        of.get_label(): [tuple(point) for point in np.asarray(of.get_xydata()).tolist()]
+        for of in axes.get_lines()
+    }
 
 
 def test_released_and_refused_versions_stand_where_they_were_decided():
