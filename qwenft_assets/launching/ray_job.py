@@ -90,7 +90,7 @@ def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dic
         stop()
     raise WorkerError(
         f"one of the {launcher.processes} processes that Ray ran for {module} was lost ({problem}). "
-        "The same command goes on from the last checkpoint."
+        "Run the same command again: it goes on from the last checkpoint."
     )
 
 

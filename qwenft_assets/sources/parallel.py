@@ -64,8 +64,8 @@ def _finished(shard: str, work: "Future[None] | None") -> str:
             work.result()
     except BrokenProcessPool as error:
         raise WorkerError(
-            f"a process that read {shard} was killed, most likely because main memory ran out. The "
-            "same command goes on with the shards that are left; lower sources.scan_processes."
+            f"a process that read {shard} was killed, most likely because main memory ran out. "
+            "Lower sources.scan_processes; the same command goes on with the shards that are left."
         ) from error
     return shard
 

@@ -20,7 +20,7 @@ SENTENCE_END = re.compile(r"(?<=[.:;)}`])\s+(?=[A-Z`{(/])|; |: ")
 WAYS_OUT = re.compile(
     r"^(Add|Ask|Check|Choose|Compare|Convert|Copy|Correct|Create|Delete|End|Export|Extend|Fetch|Fix|Free|"
     r"Give|If|In|Install|Its own|Let|Lower|Merge|Mend|Name|Nothing|Pin|Publish|Put|Raise|Redirect|Remove|"
-    r"Rename|Roll|Run|Save|Say|Send|Set|Shorten|Spell|Train|Use|Write|What came|remove|report|delete|"
+    r"Rename|Roll|Run|Save|Say|Send|Set|Shorten|Spell|Start|Train|Use|Write|What came|remove|report|delete|"
     r"`[a-z]|/\w+ lists|It is|There (is|are)|A (row|line) looks|Change|List|Lay|Point|Do not|"
     r"the same command|publish|write it|give )"
 )

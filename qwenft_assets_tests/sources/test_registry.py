@@ -7,8 +7,9 @@ from qwenft_assets.sources.registry import bundled_sources, repositories, scan_s
 from qwenft_assets.sources.scan import Scan
 
 
-def test_every_field_but_the_origin_is_a_source_in_this_order():
-    assert tuple(name for name in SourcesConfig.model_fields if name != "origin") == SOURCE_NAMES
+def test_every_field_but_origin_and_processes_is_a_source_in_this_order():
+    others = {"origin", "scan_processes"}
+    assert tuple(name for name in SourcesConfig.model_fields if name not in others) == SOURCE_NAMES
 
 
 @pytest.mark.parametrize("source", bundled_sources())
