@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import time
 from functools import partial
 
 import pytest
@@ -80,17 +81,19 @@ def test_a_broken_file_is_told_as_ever(tmp_path):
         sampled(tmp_path / "storage", config)
 
 
-def die_on(last, path, tally):
-    if path == last:
+def die_on_the_last(folder, path, tally):
+    if path == "c":
+        while len(list(folder.glob("*.parquet"))) < 2:  # the others are read, by whichever process
+            time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGKILL)
     yield from ()
 
 
 def test_a_killed_process_is_told_and_what_was_read_is_kept(tmp_path):
-    scan = Scan("0", ("a", "b", "c"), partial(die_on, "c"))
+    scan = Scan("0", ("a", "b", "c"), partial(die_on_the_last, tmp_path))
     store = ShardStore(tmp_path, scan, 0)
-    seen = []
     with pytest.raises(WorkerError, match=r"a process that read \w was killed"):
-        seen += shards_in_turn(store, None, config_of(scan_processes=2))
+        list(shards_in_turn(store, None, config_of(scan_processes=2)))
     assert store.holds("a", None)
+    assert store.holds("b", None)
     assert not store.holds("c", None)
