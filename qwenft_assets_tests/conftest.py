@@ -1,5 +1,6 @@
 """What many tests need: the demo's settings, a place to write, a deployment that has run once."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,16 @@ def demo_config(monkeypatch: pytest.MonkeyPatch) -> Config:
     for name in ENVIRONMENT:
         monkeypatch.delenv(name, raising=False)
     return load_config(PROJECT_ROOT / "configs" / "demo.yaml")
+
+
+@pytest.fixture
+def write_config(tmp_path: Path) -> Callable[[str], Path]:
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
 
 
 @pytest.fixture
