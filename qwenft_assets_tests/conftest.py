@@ -22,7 +22,10 @@ def demo_config(monkeypatch: pytest.MonkeyPatch) -> Config:
 
 
 @pytest.fixture
-def write_config(tmp_path: Path) -> Callable[[str], Path]:
+def write_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
+    for name in ENVIRONMENT:
+        monkeypatch.delenv(name, raising=False)
+
     def write(text: str) -> Path:
         path = tmp_path / "mine.yaml"
         path.write_text(text, encoding="utf-8")
