@@ -1,5 +1,6 @@
 """What many tests need: the demo's settings, a place to write, a deployment that has run once."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,6 +11,9 @@ from qwenft_assets.config_file import load_config
 from qwenft_assets.storage import Storage
 from qwenft_assets_tests.commands import REBUILD, SAMPLE, Deployment, make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
+
+# A script's background job ignores Ctrl-C, and so would all that the tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ENVIRONMENT = ("QWENFT_CONFIG", "QWENFT_STORAGE", "QWENFT_STAGE", "QWENFT_SOURCES_ORIGIN")
 

@@ -24,8 +24,13 @@ def server(tmp_path):
     environment = make_deployment(tmp_path, "unused").environment()
     command = [BIN / "qwenft", "ui", "--port", str(port)]
     with (tmp_path / "log").open("w") as log:
+        # As a script's background job: `trap '' INT` is what a shell does for `command &`.
         process = subprocess.Popen(
-            command, cwd=PROJECT_ROOT, env=environment, stdout=log, stderr=log
+            ["sh", "-c", "trap '' INT; exec \"$@\"", "sh", *command],
+            cwd=PROJECT_ROOT,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
         yield f"http://127.0.0.1:{port}"
         process.terminate()

@@ -1,6 +1,7 @@
 """`qwenft ui`: Dagster's web UI with the daemon, on this project's instance."""
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -33,5 +34,8 @@ def ui(
         "--port",
         str(port),
     ]
+    # Dagster does with SIGTERM what is done with SIGINT, which a script's background job ignores: a UI
+    # started by `nohup qwenft ui &` would be deaf to both.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     print(f"http://127.0.0.1:{port}", flush=True)
     os.execve(command[0], command, {"PYTHONWARNINGS": "ignore", **os.environ})  # noqa: S606
