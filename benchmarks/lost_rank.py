@@ -138,6 +138,7 @@ def wait_for_checkpoint(storage: Path, run: subprocess.Popen[bytes]) -> Path:
             return seal.parent
         time.sleep(0.05)
     run.terminate()
+    print((storage.parent / "first.log").read_text(errors="replace")[-6000:], file=sys.stderr)
     raise SystemExit(f"no checkpoint; the run says: {last_line(storage.parent / 'first.log')}")
 
 

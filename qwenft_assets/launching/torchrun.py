@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import uuid
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from qwenft_assets.child_process import (
     EXIT_INTERRUPTED,
@@ -33,6 +33,9 @@ def launch(module: str, processes: int) -> NoReturn:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.ERROR)
+    patience: dict[str, Any] = {}
+    if "shutdown_timeout" in LaunchConfig.__dataclass_fields__:  # before torch 2.12 it is 30 s
+        patience["shutdown_timeout"] = int(SECONDS_TO_STOP) + SECONDS_BEYOND
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -42,7 +45,7 @@ def launch(module: str, processes: int) -> NoReturn:
         rdzv_endpoint="localhost:0",
         local_addr="localhost",
         max_restarts=0,  # the next run goes on from the last checkpoint
-        shutdown_timeout=int(SECONDS_TO_STOP) + SECONDS_BEYOND,
+        **patience,
     )
     try:
         elastic_launch(config, sys.executable)("-m", module)
