@@ -101,8 +101,8 @@ def require_engine(settings: TrainingConfig, device: str) -> str:
         return "peft"
     if importlib.util.find_spec("unsloth") is None:
         raise DeviceError(
-            f"training.engine: unsloth is not installed here. {INSTALL_UNSLOTH}; or set "
-            "training.engine to auto."
+            f"training.engine: unsloth is not installed here. Install it with "
+            f"`{INSTALL_UNSLOTH}`, or set training.engine to auto."
         )
     if device != "cuda" and os.environ.get(ON_CPU_VARIABLE) != "1":
         raise DeviceError(

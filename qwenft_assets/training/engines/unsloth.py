@@ -121,6 +121,7 @@ def load_base(folder: Path, weights: str, device: str) -> Any:  # noqa: ARG001  
             max_seq_length=int(config.get("max_position_embeddings", 2048)),
             dtype=torch.float32 if weights == "fp32" else torch.bfloat16,
             load_in_4bit=weights == "nf4",
+            use_gradient_checkpointing=False,
             use_exact_model_name=True,  # not a twin that was rounded elsewhere
             trust_remote_code=False,
             offload_embedding=False,
