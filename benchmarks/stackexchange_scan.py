@@ -7,18 +7,13 @@ topic), then, each in a process of its own, one after the other:
 
 (a) `datasets` streaming row by row, any(keyword in text.lower()), BeautifulSoup on what matched;
 (b) this project's sample of the source;
-(b2) the same on twice the questions, to see whether memory grows;
-(c) the same as (b) by two processes, `sources.scan_processes: 2`;
-(d) the same by two tasks of a Ray cluster of this machine, where Ray is installed: with the seconds
-    that the cluster takes to start.
+(b2) the same on twice the questions, to see whether memory grows.
 
-The rows (b) keeps are checked against a plain whole-word loop over the same files, the files of (c) and
-(d) against those of (b), byte by byte. Prints JSON lines.
+The rows (b) keeps are checked against a plain whole-word loop over the same files. Prints JSON lines.
+Several processes: parallel_scan.py.
 """
 
 import argparse
-import hashlib
-import importlib.util
 import json
 import os
 import platform
@@ -73,7 +68,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3, help="of all three; medians are printed")
-    parser.add_argument("--by-processes", action="store_true", help="(b), (c) and (d) alone")
     parser.add_argument("--only", choices=MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -83,16 +77,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         once, twice = Path(folder) / "once", Path(folder) / "twice"
         generate(once, options.questions)
-        of_each = {"ours": ("ours", once), "two_processes": ("two_processes", once)}
-        if importlib.util.find_spec("ray"):
-            of_each["two_ray_tasks"] = ("two_ray_tasks", once)
-        if not options.by_processes:
-            generate(twice, 2 * options.questions)
-            of_each = {
-                "rowwise": ("rowwise", once),
-                "ours_twice": ("ours", twice),
-                **of_each,
-            }
+        generate(twice, 2 * options.questions)
+        of_each = {
+            "rowwise": ("rowwise", once),
+            "ours": ("ours", once),
+            "ours_twice": ("ours", twice),
+        }
         rounds = [
             {name: in_own_process(*what) for name, what in of_each.items()}
             for _ in range(options.rounds)
@@ -108,22 +98,13 @@ def main() -> None:
 
 
 def compared(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """How many times as fast, whether the files are the same, and on what machine."""
-    ours = results["ours"]
-    by_processes = {name: r for name, r in results.items() if name.startswith("two_")}
-    found: dict[str, Any] = {
-        "times_as_fast_as_one_process": {
-            name: round(ours["seconds"] / result["seconds"], 2)
-            for name, result in by_processes.items()
-        },
-        "same_bytes": all(r["sha256"] == ours["sha256"] for r in by_processes.values()),
+    """How many times as fast, and on what machine."""
+    speeds = {name: result["rows_per_second"] for name, result in results.items()}
+    return {
+        "ratio_rows_per_second": round(speeds["ours"] / speeds["rowwise"], 1),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {n: version(n) for n in ("datasets", "pyarrow", "beautifulsoup4")},
     }
-    if "rowwise" in results:
-        rowwise_speed = results["rowwise"]["rows_per_second"]
-        found["ratio_rows_per_second"] = round(ours["rows_per_second"] / rowwise_speed, 1)
-    return found
 
 
 def in_own_process(what: str, folder: Path) -> dict[str, Any]:
@@ -159,60 +140,36 @@ def rowwise(folder: Path) -> dict[str, Any]:
     return figures(folder, scanned, kept, time.monotonic() - started)
 
 
-def ours(folder: Path, launcher: str = "local", processes: int = 1) -> dict[str, Any]:
+def ours(folder: Path) -> dict[str, Any]:
     """This project's sample, written to disk."""
-    rules = {"words": list(plain_keywords())}
-    source = {"sites": list(SITES), "keywords": rules}
-    sources = {"origin": str(folder), "scan_processes": processes, SOURCE: source}
-    config = Config.model_validate(
-        {"name": "bench", "launcher": {"kind": launcher}, "sources": sources}
-    )
+    config = config_of(folder)
     with tempfile.TemporaryDirectory() as root:
         storage = Storage(Path(root))
         pa.array(
             [""]
         )  # imports pandas; (a) has its libraries imported before its clock starts, too
-        before = os.times()
-        cpu_before = before.user + before.system + before.children_user + before.children_system
         started = time.monotonic()
         manifest = sample_source(config, SOURCE, storage).manifest
         seconds = time.monotonic() - started
-        used = os.times()
-        cpu = used.user + used.system + used.children_user + used.children_system - cpu_before
         table = pq.read_table(storage.source_sample(SOURCE) / "rows.parquet")
         result = figures(folder, manifest["scanned"], manifest["rows"], seconds)
-        written = hashlib.sha256()
-        for path in sorted(storage.source_sample(SOURCE).rglob("*")):
-            if path.suffix in {".parquet", ".json"}:
-                written.update(path.name.encode() + path.read_bytes())
-        return {
-            **result,
-            "cpu_seconds": round(cpu, 2),
-            "sha256": written.hexdigest(),
-            "kept": table.column("upstream_id").to_pylist(),
-        }
+        return {**result, "kept": table.column("upstream_id").to_pylist()}
 
 
-def two_processes(folder: Path) -> dict[str, Any]:
-    """The same by two processes."""
-    return ours(folder, processes=2)
+def config_of(folder: Path, launcher: str = "local", processes: int = 1) -> Config:
+    """The generated files as the source."""
+    source = {"sites": list(SITES), "keywords": {"words": list(plain_keywords())}}
+    sources = {"origin": str(folder), "scan_processes": processes, SOURCE: source}
+    return Config.model_validate(
+        {"name": "bench", "launcher": {"kind": launcher}, "sources": sources}
+    )
 
 
-def two_ray_tasks(folder: Path) -> dict[str, Any]:
-    """The same by two tasks of a Ray cluster that is started for it."""
-    return ours(folder, "ray", 2)
-
-
-MEASURES = {
-    "rowwise": rowwise,
-    "ours": ours,
-    "two_processes": two_processes,
-    "two_ray_tasks": two_ray_tasks,
-}
+MEASURES = {"rowwise": rowwise, "ours": ours}
 
 
 def figures(folder: Path, scanned: int, kept: int, seconds: float) -> dict[str, Any]:
-    """Speed, and the peak memory of this process; and of the largest that it started."""
+    """Speed, and the peak memory of this process."""
     mebibytes = sum(path.stat().st_size for path in folder.rglob("*.parquet")) / 2**20
     return {
         "scanned": scanned,
@@ -221,7 +178,6 @@ def figures(folder: Path, scanned: int, kept: int, seconds: float) -> dict[str, 
         "rows_per_second": round(scanned / seconds),
         "parquet_mib_per_second": round(mebibytes / seconds, 1),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
-        "peak_child_mib": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024),
     }
 
 

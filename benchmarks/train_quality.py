@@ -1,15 +1,18 @@
 """Whether speed costs quality: held-out loss after the original recipe and after our presets.
 
-    python benchmarks/train_quality.py --model FOLDER --data ROWS.jsonl --device cuda [--seeds 3]
+    python benchmarks/train_quality.py --model FOLDER --data ROWS.jsonl --device cuda [--seeds 3] \
+        [--results RUNS.jsonl] [--minutes 9]
 
 A small model with its real weights, real rows, the same held-out rows for all. The original recipe is
 TRL's SFTTrainer with PEFT and bitsandbytes: 2 rows x 4, padded, NEFTune by its own hook. Every adapter
 is put on a fresh copy of the base it was trained on (fp8: on bf16, as it would be used) and measured
 by one evaluator, in nats per token. --model takes a GGUF file too. Prints one JSON line a run, then
-the means against the original.
+the means against the original. With --results a run that stands in that file is not made again, and
+--minutes begins no run after that time, so that the same command, once more, goes on.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -55,9 +58,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--recipes", nargs="*", default=["original", *RECIPES])
+    parser.add_argument("--results", type=Path, help="JSON lines of runs: appended to, and read.")
+    parser.add_argument("--minutes", type=float, help="Begin no training later than this.")
     parser.add_argument("--change", default="{}", help="JSON: other settings of the fast preset.")
     options = parser.parse_args()
     silence_libraries()
+    began = time.monotonic()
+    options.base = options.model.name
     with tempfile.TemporaryDirectory() as folder:
         if options.model.is_file():
             convert_gguf(options.model, Path(folder) / "base")
@@ -65,17 +72,57 @@ def main() -> None:
         rows = mixed_rows(options.data)
         random.Random(0).shuffle(rows)
         held_out = round(len(rows) * HELD_OUT_SHARE)
+        known = read_results(options)
         found: dict[str, list[float]] = {}
         for seed in range(options.seeds):
             for name in options.recipes:
-                figures = run(name, seed, rows[held_out:], rows[:held_out], options)
+                figures = known.get((name, seed))
+                if figures is None:
+                    if options.minutes and time.monotonic() - began > options.minutes * 60:
+                        print(json.dumps({"what": name, "seed": seed, "left_out": True}))
+                        continue
+                    figures = run(name, seed, rows[held_out:], rows[:held_out], options)
+                    keep(options, {"what": name, "seed": seed, **figures})
                 found.setdefault(name, []).append(figures["loss"])
-                print(json.dumps({"what": name, "seed": seed, **figures}), flush=True)
+                print(json.dumps({**figures, "what": name, "seed": seed}), flush=True)
+    if options.recipes[0] not in found:
+        return
     reference = statistics.mean(found[options.recipes[0]])
     for name, losses in found.items():
         mean = statistics.mean(losses)
+        spread = round(statistics.stdev(losses), 5) if len(losses) > 1 else None
         relative = round(mean / reference - 1, 5)
-        print(json.dumps({"what": name, "mean_loss": round(mean, 4), "to_first": relative}))
+        shown = {"seeds": len(losses), "mean_loss": round(mean, 5), "stdev": spread}
+        print(json.dumps({"what": name, **shown, "to_first": relative}))
+
+
+def conditions(options: argparse.Namespace) -> dict[str, Any]:
+    """What runs must share to be compared."""
+    return {
+        "base": options.base,
+        "data": hashlib.sha256(options.data.read_bytes()).hexdigest()[:12],
+        "device": options.device,
+        "epochs": options.epochs,
+        "change": options.change,
+    }
+
+
+def read_results(options: argparse.Namespace) -> dict[tuple[str, int], dict[str, Any]]:
+    """Runs of the results file that were made under the same conditions, by recipe and seed."""
+    if options.results is None or not options.results.exists():
+        return {}
+    lines = options.results.read_text(encoding="utf-8").splitlines()
+    records = [json.loads(line) for line in lines if line.strip()]
+    same = [r for r in records if r.get("conditions") == conditions(options)]
+    return {(r["what"], r["seed"]): r for r in same}
+
+
+def keep(options: argparse.Namespace, record: dict[str, Any]) -> None:
+    """Append a run to the results file."""
+    if options.results is not None:
+        options.results.parent.mkdir(parents=True, exist_ok=True)
+        with options.results.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**record, "conditions": conditions(options)}) + "\n")
 
 
 def run(

@@ -25,7 +25,9 @@ OURS: dict[str, tuple[str, dict[str, Any]]] = {
     "faithful": ("qwen2.5-7b.yaml", {}),
     "faithful-24GiB": ("qwen2.5-7b.yaml", {"max_vram_gib": 24}),
     "faithful-10GiB": ("qwen2.5-7b.yaml", {"max_vram_gib": 10}),
+    "faithful-unsloth": ("qwen2.5-7b.yaml", {"engine": "unsloth"}),
     "fast": ("qwen2.5-7b-fast.yaml", {}),
+    "fast-unsloth": ("qwen2.5-7b-fast.yaml", {"engine": "unsloth"}),
     "fast-bf16": ("qwen2.5-7b-fast.yaml", {"weights": "bf16"}),
     "fast-nf4": ("qwen2.5-7b-fast.yaml", {"weights": "nf4"}),
     "fast-fp8": ("qwen2.5-7b-fast.yaml", {"weights": "fp8"}),
@@ -83,11 +85,18 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.update(
         HF_HUB_OFFLINE="1", PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", TQDM_DISABLE="1"
     )
+    from qwenft_assets.config_file import load_config
+    from qwenft_assets.training.engines import engine_named, engine_of
+
+    file, changes = OURS[options.child]
+    changes = changes | {"epochs": 1, "evaluate_every_steps": 10_000, "warmup_steps": 5}
+    settings = load_config(HERE.parent / "configs" / file).training.model_copy(update=changes)
+    engine = engine_named(engine_of(settings))
+    engine.start("cuda")  # before anything that it patches
     import torch
 
-    from qwenft_assets.config_file import load_config
     from qwenft_assets.training.batches import pack_best_fit
-    from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.training.engines.peft import load_tokenizer
     from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.memory import CONTEXT_GIB
     from qwenft_assets.training.tokens import tokenize_rows
@@ -95,9 +104,6 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
-    file, changes = OURS[options.child]
-    changes = changes | {"epochs": 1, "evaluate_every_steps": 10_000, "warmup_steps": 5}
-    settings = load_config(HERE.parent / "configs" / file).training.model_copy(update=changes)
     tokenizer = load_tokenizer(options.model).backend_tokenizer
     rows = list(tokenize_rows(mixed_rows(options.data), tokenizer, settings))
     lengths = [len(row.input_ids) for row in rows]
@@ -106,7 +112,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     needed = round(needed * of_one) if settings.batching == "packed" else needed
     train_rows = (rows * (needed // len(rows) + 1))[:needed]
     started = time.monotonic()
-    model = add_lora(load_base(options.model, settings.weights, "cuda"), settings.lora)
+    torch.manual_seed(settings.seed)
+    model = engine.add_lora(
+        engine.load_base(options.model, settings.weights, "cuda"), settings.lora
+    )
     plan = plan_on_gpu(model, train_rows, rows[:16], settings)
     history = LossHistory()
     steps: list[tuple[float, int]] = []
@@ -134,6 +143,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     seconds, tokens = steps[-1][0] - steps[warm][0], steps[-1][1] - steps[warm][1]
     return {
         "what": options.child,
+        "device": torch.cuda.get_device_name(),
+        "attention": history.attention,
         "tokens_per_second": round(tokens / seconds),
         "tokens_per_step": round(tokens / (len(steps) - 1 - warm)),
         "step_seconds": round(seconds / (len(steps) - 1 - warm), 3),

@@ -116,6 +116,12 @@ def table_to_rows(table: pa.Table) -> list[InstructionRow]:
     return [InstructionRow(*values) for values in zip(*columns, strict=True)]
 
 
+def texts_of(table: pa.Table, column: str) -> list[str]:
+    """A column of rows that every row has."""
+    values: list[Any] = table.column(column).to_pylist()
+    return values
+
+
 def rows_version(rows: Iterable[InstructionRow]) -> str:
     """Content hash of rows in their order: equal exactly when every field of every row is."""
     digest = hashlib.sha256()

@@ -54,6 +54,7 @@ def doctor(
         "packages": _packages,
         "config": lambda: _config(settings),
         "device": lambda: _device(settings),
+        "engine": lambda: _engine(settings),
         "base model": lambda: _base_model(settings),
         "storage": lambda: _storage(settings),
         "disk": lambda: _disk(settings),
@@ -130,6 +131,15 @@ def _device(config: Config) -> str:
         seen = f", GPU left alone: {gpus[0].name}" if gpus else ", no GPU"
         return f"cpu, {os.cpu_count()} cores{seen}"
     return f"{device.name}, {device.free_vram_gib:.1f} of {device.total_vram_gib:.1f} GiB free"
+
+
+def _engine(config: Config) -> str:
+    from qwenft_assets.training.device import find_gpus
+    from qwenft_assets.training.engines import require_engine
+
+    wanted = config.training.device
+    on_gpu = wanted == "cuda" or (wanted == "auto" and bool(find_gpus()))
+    return require_engine(config.training, "cuda" if on_gpu else "cpu")
 
 
 def _base_model(config: Config) -> str:

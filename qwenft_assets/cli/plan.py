@@ -22,6 +22,7 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.storage import GIB, Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
+from qwenft_assets.training.engines import engine_of
 from qwenft_assets.training.feasibility import in_words, launcher_in_words, require_feasible
 from qwenft_assets.training.forecast import (
     Forecast,
@@ -139,7 +140,7 @@ def _print(
     free = storage.free_gib()
     adapter = 4 * work.trainable_parameters / GIB
     facts = {
-        "base": f"{work.base.name}, {settings.weights}; {work.trainable_parameters / 1e6:.1f} M "
+        "base": f"{work.base.name}, {settings.weights}, by {engine_of(settings)}; {work.trainable_parameters / 1e6:.1f} M "
         "parameters are trained",
         "rows": f"{work.train_rows:,} train, {work.eval_rows:,} eval; {work.tokens_a_row:.0f} tokens "
         f"a row, {work.longest_row_tokens:,} at most",

@@ -92,8 +92,8 @@ class SourcesConfig(Section):
     scan_processes: int = Field(
         default=1,
         ge=1,
-        description="Processes that read the files of one source side by side, or tasks where the "
-        "launcher is ray; the sample stays the same, byte for byte.",
+        description="How many read one source side by side: this process and others, or Ray's tasks "
+        "where the launcher is ray; the sample stays the same, byte for byte.",
     )
     local_reports: LocalReportsSource = LocalReportsSource()
     slimorca: HubSource = HubSource()

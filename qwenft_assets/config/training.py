@@ -37,6 +37,11 @@ class TrainingConfig(Section):
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: a GPU where there is one."
     )
+    engine: Literal["auto", "peft", "unsloth"] = Field(
+        default="auto",
+        description="What loads and runs the model: peft, or Unsloth, which needs a GPU and is installed "
+        "apart. auto: peft everywhere, so that an adapter never depends on what is installed.",
+    )
     weights: Literal["nf4", "bf16", "fp32"] = Field(
         default="nf4",
         description="How the frozen base weights are rounded; nf4 needs a GPU, and is held in bf16, as "

@@ -21,6 +21,8 @@ PASSED_ON = ("QWENFT_", "HF_")
 def connected(launcher: LauncherConfig) -> Iterator[None]:
     """Inside, this process is a driver of the cluster; afterwards its tasks and actors are gone.
 
+    Where it is one already, it stays that, so that who reads several sources pays the start once.
+
     Raises:
         ConfigError: Ray is not installed.
         WorkerError: The cluster cannot be reached.
@@ -33,6 +35,9 @@ def connected(launcher: LauncherConfig) -> Iterator[None]:
             "launcher.kind: ray needs Ray. Install it with `pip install 'qwenft[ray]'`, or set "
             "launcher.kind to accelerate."
         ) from error
+    if ray.is_initialized():
+        yield
+        return
     with _own_signal_handlers():
         _init(launcher)
     try:

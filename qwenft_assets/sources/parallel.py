@@ -1,115 +1,222 @@
-"""Shards of one scan read by several processes, or as tasks of a Ray cluster.
+"""Shards of one scan read by several processes, or with tasks of a Ray cluster.
 
-Workers leave each shard's rows in the file where a scan that was cut off would find them; who merges
-reads these files in the order of the shards. So the result is that of a scan by one process, to the
-byte, and a killed scan goes on as ever.
+A shard is read in parts, which go to whoever is free, in the order of the shards; the caller reads parts
+as well, since it would else wait. It joins the parts of a shard, and leaves the shard's rows in the file
+where a scan that was cut off would find them. So the result is that of a scan by one process, to the
+byte, a killed scan goes on as ever, and one file is no slower than many.
 """
 
-import multiprocessing
-import os
-import signal
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+import threading
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-import pyarrow as pa
-
-from qwenft_assets.child_process import end_with
 from qwenft_assets.config import Config
-from qwenft_assets.errors import WorkerError
 from qwenft_assets.launching.ray_cluster import connected
-from qwenft_assets.sources.shards import ShardStore
+from qwenft_assets.sources.part_readers import processes_that_read
+from qwenft_assets.sources.scan import Scan, Tally, no_others
+from qwenft_assets.sources.shards import PartRows, ShardRows, ShardStore, read_part
 
-Submit = Callable[[str], "Future[None]"]
-"""Has a worker see to it that the rows of a shard are in their file."""
+
+class Reader(Protocol):
+    """Reads parts elsewhere; one thread of this process waits for it."""
+
+    def begin(self, scan: Scan, seed: int, limit: int | None) -> None:
+        """Make it ready to read parts of a scan; returns once it is."""
+        ...
+
+    def read(self, shard: str, part: int) -> PartRows:
+        """One part."""
+        ...
 
 
-def shards_in_turn(store: ShardStore, limit: int | None, config: Config) -> Iterator[str]:
-    """The shards of a scan in their order, each once its rows can be had.
+def shards_in_turn(
+    store: ShardStore,
+    limit: int | None,
+    config: Config,
+    watch: Callable[[Tally], None] = lambda _: None,
+) -> Generator[ShardRows, None, None]:
+    """The rows of each shard of a scan, in the order of the shards.
 
-    With one process, or one shard, that is at once: the caller reads. Else workers are ahead of the
-    caller by at most `scan_processes` shards, and what they have begun is left when the caller stops.
+    With `scan_processes` above 1, others read ahead of the caller by at most as many shards; what they
+    have begun is left when the caller stops.
 
     Args:
         store: Of the scan.
         limit: Rows wanted of each shard.
         config: sources.scan_processes, and the launcher.
+        watch: Told the counts so far within a shard, where one process reads it.
 
     Raises:
-        SourceError: What a worker met.
-        WorkerError: A worker was killed.
+        SourceError: What one of them met.
+        WorkerError: One of them was killed.
     """
-    processes = min(config.sources.scan_processes, len(store.scan.shards))
-    if processes == 1:
-        yield from store.scan.shards
+    shards = store.scan.shards
+    missing = [shard for shard in shards if not store.holds(shard, limit)]
+    others = config.sources.scan_processes - 1
+    if store.scan.split is None:
+        others = min(others, len(missing) - 1)
+    if others < 1 or not missing:
+        for shard in shards:
+            yield store.rows_of(shard, limit, watch)
         return
+    work = _Work(missing, ahead=others)
+    scan = replace(store.scan, also_in=no_others)
     start = _ray_tasks if config.launcher.kind == "ray" else _processes
-    with start(store, limit, config, processes) as submit:
-        waiting: deque[tuple[str, Future[None] | None]] = deque()
-        for shard in store.scan.shards:
-            kept = store.holds(shard, limit)
-            waiting.append((shard, None if kept else submit(shard)))
-            if len(waiting) > processes:
-                yield _finished(*waiting.popleft())
-        while waiting:
-            yield _finished(*waiting.popleft())
+    with start(config, others) as readers, work.also_done_by(readers, scan, store.seed, limit):
+        for shard in shards:
+            if shard not in work.shards:
+                yield store.rows_of(shard, limit, watch)
+                continue
+            while (parts := work.parts_of(shard)) is None:
+                if task := work.take(wait_for=shard):
+                    work.put(task, read_part(scan, store.seed, limit, *task))
+            yield store.joined(shard, limit, parts)
 
 
-def _finished(shard: str, work: "Future[None] | None") -> str:
-    try:
-        if work is not None:
-            work.result()
-    except BrokenProcessPool as error:
-        raise WorkerError(
-            f"a process that read {shard} was killed, most likely because main memory ran out. "
-            "Lower sources.scan_processes; the same command goes on with the shards that are left."
-        ) from error
-    return shard
+@dataclass
+class _Shard:
+    """How far a shard is."""
+
+    taken: int = 0
+    of: int | None = None
+    """How many parts it has: known once the first is read, which fetches the file."""
+    read: dict[int, PartRows] = field(default_factory=dict)
+
+    @property
+    def complete(self) -> bool:
+        return len(self.read) == self.of
 
 
-def _read(store: ShardStore, limit: int | None, shard: str) -> None:
-    store.rows_of(shard, limit)
+Task = tuple[str, int]
+"""A shard and the number of one of its parts."""
+
+
+class _Work:
+    """The parts of all shards: who asks is given the next, and brings its rows."""
+
+    def __init__(self, shards: list[str], ahead: int) -> None:
+        self.shards = {shard: _Shard() for shard in shards}
+        self._order, self._turn, self._ahead = shards, 0, ahead
+        self._changed = threading.Condition()
+        self._over = False
+        self._error: BaseException | None = None
+
+    def parts_of(self, shard: str) -> list[PartRows] | None:
+        """All parts of a shard in their order, which are forgotten here; None: not all are read."""
+        with self._changed:
+            of = self.shards[shard]
+            if not of.complete:
+                return None
+            self._turn += 1
+            self._changed.notify_all()
+            parts, of.read = [of.read[number] for number in sorted(of.read)], {}
+            return parts
+
+    def take(self, wait_for: str | None = None) -> Task | None:
+        """The next part that nobody has taken; waits for one.
+
+        Args:
+            wait_for: Give up, with None, once this shard is complete.
+
+        Raises:
+            CancelledError: There will be none for a reader.
+            BaseException: What another one met.
+        """
+        with self._changed:
+            while True:
+                if wait_for is None and (self._over or self._error):
+                    raise CancelledError
+                if self._error:
+                    raise self._error
+                if wait_for is not None and self.shards[wait_for].complete:
+                    return None
+                for shard in self._order[self._turn : self._turn + 1 + self._ahead]:
+                    of = self.shards[shard]
+                    if of.taken < (of.of or 1):
+                        of.taken += 1
+                        return shard, of.taken - 1
+                self._changed.wait()
+
+    def put(self, task: Task, rows: PartRows) -> None:
+        """The rows of a part that was taken."""
+        shard, part = task
+        with self._changed:
+            self.shards[shard].of = rows.parts
+            self.shards[shard].read[part] = rows
+            self._changed.notify_all()
+
+    @contextmanager
+    def also_done_by(
+        self, readers: list[Reader], scan: Scan, seed: int, limit: int | None
+    ) -> Iterator[None]:
+        """Inside, each reader takes parts, too; afterwards no more."""
+
+        def run(reader: Reader) -> None:
+            try:
+                reader.begin(scan, seed, limit)
+                while task := self.take():
+                    self.put(task, reader.read(*task))
+            except CancelledError:
+                return
+            except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+                with self._changed:
+                    self._error = self._error or error
+                    self._changed.notify_all()
+
+        for reader in readers:
+            threading.Thread(target=run, args=(reader,), daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._over = True
+                self._changed.notify_all()
 
 
 @contextmanager
-def _processes(
-    store: ShardStore,
-    limit: int | None,
-    config: Config,  # noqa: ARG001  (as of Ray's tasks)
-    processes: int,
-) -> Iterator[Submit]:
-    others = set(multiprocessing.active_children())
-    # Not forked: this process has threads, of Arrow and of Dagster.
-    pool = ProcessPoolExecutor(
-        processes, multiprocessing.get_context("spawn"), _begin, (os.getpid(),)
-    )
-    try:
-        yield lambda shard: pool.submit(_read, store, limit, shard)
-    except BaseException:  # the caller has enough, or was interrupted: what is half read is left
-        for child in set(multiprocessing.active_children()) - others:
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _begin(parent: int) -> None:
-    """In each process: it ends with its parent, Ctrl-C is the parent's, and it has one core."""
-    end_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pa.set_cpu_count(1)
+def _processes(config: Config, others: int) -> Iterator[list[Reader]]:  # noqa: ARG001  (as of Ray's)
+    with processes_that_read(others) as readers:
+        yield list(readers)
 
 
 @contextmanager
-def _ray_tasks(
-    store: ShardStore, limit: int | None, config: Config, processes: int
-) -> Iterator[Submit]:
-    own = config.launcher.model_copy(update={"processes": processes})
+def _ray_tasks(config: Config, others: int) -> Iterator[list[Reader]]:
+    own = config.launcher.model_copy(update={"processes": others})
     with connected(own):
         import ray
 
-        task: Any = ray.remote(num_cpus=own.ray_cpus_per_process)(_read)
-        yield lambda shard: task.remote(store, limit, shard).future()
+        readers = [RayTasks(own.ray_cpus_per_process) for _ in range(others)]
+        try:
+            yield list(readers)
+        finally:
+            for reader in readers:
+                if reader.running is not None:
+                    ray.cancel(reader.running, force=True)
+
+
+class RayTasks:
+    """Reads by tasks of the cluster that this process is connected to, one at a time."""
+
+    def __init__(self, cpus: float) -> None:
+        self._cpus = cpus
+        self.running: Any = None
+
+    def begin(self, scan: Scan, seed: int, limit: int | None) -> None:
+        """Send what all tasks need to the cluster, once."""
+        import ray
+
+        self._task: Any = ray.remote(num_cpus=self._cpus)(read_part)
+        self._scan = ray.put(scan)
+        self._seed, self._limit = seed, limit
+
+    def read(self, shard: str, part: int) -> PartRows:
+        """By one task."""
+        import ray
+
+        self.running = self._task.remote(self._scan, self._seed, self._limit, shard, part)
+        rows: Any = ray.get(self.running)
+        self.running = None
+        return rows

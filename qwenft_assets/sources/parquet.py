@@ -1,8 +1,9 @@
 """Upstream parquet, checked before it is read: a column that changed is named, not stumbled over."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ from qwenft_assets.sources.origin import Repository
 
 Shape = Mapping[str, pa.DataType]
 """Column names and the types that they must be readable as."""
+Made = TypeVar("Made")
 
 
 @contextmanager
@@ -38,6 +40,17 @@ def open_parquet(repository: Repository, path: str, shape: Shape) -> Iterator[pq
                 "to one that has it."
             )
         yield parquet
+
+
+def read_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
+    """`make(0)`, `make(1)`, ...: the next is made while the last is used, as Arrow frees the GIL."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        following = pool.submit(make, 0) if count else None
+        for number in range(1, count + 1):
+            ready = following
+            following = pool.submit(make, number) if number < count else None
+            if ready is not None:
+                yield ready.result()
 
 
 def _reads_as(found: Any, wanted: Any) -> bool:

@@ -9,13 +9,17 @@ rows are kept in a file of their own, so that a scan that was killed goes on wit
 import shutil
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
+
+import pyarrow as pa
 
 from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import InstructionRow, rows_to_table, rows_version, short_hash
+from qwenft_assets.rows import rows_to_table, rows_version, short_hash, table_to_rows, texts_of
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.parallel import shards_in_turn
 from qwenft_assets.sources.registry import scan_source
@@ -86,30 +90,33 @@ def sample_source(
             return SampleReport(known, reused=True)
         store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
         rows, tally, exhausted = _take(config, store, quota, report_progress)
-        if not rows:
+        if not rows.num_rows:
             dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.dropped.items()))
             raise SourceError(
                 f"{source}: no usable row among {tally.scanned} scanned (dropped: "
                 f"{dropped or 'none'}). Check sources.{source} in the config."
             )
-        write_parquet(folder / "rows.parquet", rows_to_table(rows))
+        with ThreadPoolExecutor(max_workers=1) as pool:  # matching frees the GIL, as writing does
+            also_in = pool.submit(scan.also_in, rows)
+            write_parquet(folder / "rows.parquet", rows)
+            version = rows_version(table_to_rows(rows))
         manifest = {
             "source": source,
-            "version": rows_version(rows),
+            "version": version,
             "identity": identity,
             "quota": quota,
             "exhausted": exhausted,
-            "rows": len(rows),
+            "rows": rows.num_rows,
             "sha256": sha256_of_file(folder / "rows.parquet"),
             "revision": scan.revision,
             **_place(config, source),
             "scanned": tally.scanned,
             "read_mib": round(tally.bytes_read / MEBIBYTE, 2),
             **{f"dropped_{reason}": n for reason, n in sorted(tally.dropped.items()) if n},
-            "licenses": dict(sorted(Counter(row.license for row in rows).items())),
-            "admitted_by": _most_first(Counter(row.admitted_by for row in rows)),
+            "licenses": dict(sorted(_counts(rows, "license").items())),
+            "admitted_by": _most_first(_counts(rows, "admitted_by")),
             "keyword_hits": _most_first(tally.keyword_hits),
-            "also_in": dict(sorted(scan.also_in(rows).items())),
+            "also_in": dict(sorted(also_in.result().items())),
             "findings": dict(sorted(tally.findings.items())),
         }
         write_json(folder / "manifest.json", manifest)
@@ -167,30 +174,43 @@ def _quota(
 
 def _take(
     config: Config, store: ShardStore, quota: int | None, report_progress: ReportProgress
-) -> tuple[list[InstructionRow], Tally, bool]:
+) -> tuple[pa.Table, Tally, bool]:
     """The first `quota` rows, the counts of the shards read, and whether upstream has no more."""
-    tally, rows, seen = Tally(), list[InstructionRow](), set[str]()
+    tally, tables, seen = Tally(), [rows_to_table([])], set[str]()
     progress = ScanProgress(len(store.scan.shards), report_progress)
     taken = 0
-    for shard in shards_in_turn(store, quota, config):
-        taken += 1
-        found = store.rows_of(shard, quota, progress.within_shard)
-        tally.add(found.tally)
-        for row in found.rows:
-            if row.row_id in seen:
-                tally.dropped["repeated_id"] += 1
-            else:
-                seen.add(row.row_id)
-                rows.append(row)
-        progress.after_shard(tally, len(rows))
-        if quota is not None and len(rows) >= quota:
-            break
+    with closing(shards_in_turn(store, quota, config, progress.within_shard)) as shards:
+        for found in shards:
+            taken += 1
+            tally.add(found.tally)
+            fresh = _fresh(found.table, seen)
+            if repeated := found.table.num_rows - fresh.num_rows:
+                tally.dropped["repeated_id"] += repeated
+            tables.append(fresh)
+            progress.after_shard(tally, len(seen))
+            if quota is not None and len(seen) >= quota:
+                break
     complete = taken == len(store.scan.shards)
-    if quota is not None and len(rows) > quota:
-        tally.dropped["beyond_max_rows"] += len(rows) - quota
+    if quota is not None and len(seen) > quota:
+        tally.dropped["beyond_max_rows"] += len(seen) - quota
         complete = False
     complete = complete and not tally.dropped["beyond_max_rows"]
-    return rows[:quota], tally, complete
+    # In one piece, so that the bytes written do not depend on where shards ended.
+    return pa.concat_tables(tables).slice(0, quota).combine_chunks(), tally, complete
+
+
+def _fresh(table: pa.Table, seen: set[str]) -> pa.Table:
+    """The rows whose id was not seen before; now it is."""
+    numbers: list[int] = []
+    for number, row_id in enumerate(texts_of(table, "row_id")):
+        if row_id not in seen:
+            seen.add(row_id)
+            numbers.append(number)
+    return table if len(numbers) == table.num_rows else table.take(pa.array(numbers, pa.int64()))
+
+
+def _counts(table: pa.Table, column: str) -> Counter[str]:
+    return Counter(texts_of(table, column))
 
 
 def _most_first(counts: Counter[str]) -> dict[str, int]:

@@ -2,9 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+import pyarrow as pa
 
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import InstructionRow
@@ -52,17 +54,27 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
 
 
-def no_others(rows: Sequence[InstructionRow]) -> Counts:  # noqa: ARG001
+def no_others(rows: pa.Table) -> Counts:  # noqa: ARG001
     """Of a source without keywords."""
     return Counts()
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a shard is read in parts, by several processes; all parts in turn are the whole shard."""
+
+    count: Callable[[str], int]
+    """Of the parts of a shard, at least 1; the file is fetched for it."""
+    read: Callable[[str, int, Tally], Iterator[InstructionRow]]
+    """The rows of one part of a shard, in upstream order, with the counts of that part."""
 
 
 @dataclass(frozen=True)
 class Scan:
     """One source, ready to be read shard by shard.
 
-    Where it has several, `read` and `also_in` are functions of a module, so that a scan may be sent to
-    other processes.
+    Where it has several, or a split, `read` and `split` are functions of a module, so that they may be
+    sent to other processes.
     """
 
     revision: str
@@ -73,8 +85,10 @@ class Scan:
     """The rows of one shard in upstream order; each call reads anew."""
     rules: str = ""
     """Whatever else decides which rows come out: keyword lists, held-out ids."""
-    also_in: Callable[[Sequence[InstructionRow]], Counts] = no_others
+    also_in: Callable[[pa.Table], Counts] = no_others
     """How many rows the keywords of another domain would admit too, by source."""
+    split: Split | None = None
+    """None: a shard is read by one process."""
 
     def rows(self, tally: Tally) -> Iterator[InstructionRow]:
         """The rows of all shards."""

@@ -6,8 +6,7 @@ questions that passed, and the keyword must still stand in the converted text.
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.resources import files as package_files
@@ -21,10 +20,10 @@ from html_to_markdown.exceptions import ConversionError
 
 from qwenft_assets.config import Config, KeywordRules, SourceName, StackExchangeSource
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rows import InstructionRow, make_row, seeded_order
+from qwenft_assets.rows import InstructionRow, make_row, seeded_order, texts_of
 from qwenft_assets.sources.origin import Repository, open_repository
-from qwenft_assets.sources.parquet import open_parquet
-from qwenft_assets.sources.scan import Counts, Scan, Tally
+from qwenft_assets.sources.parquet import open_parquet, read_ahead
+from qwenft_assets.sources.scan import Counts, Scan, Split, Tally
 from qwenft_assets.text.html_to_markdown import to_markdown
 from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
 
@@ -76,6 +75,8 @@ MAX_POST_CHARACTERS = 100_000
 ROWS_AT_ONCE = 256
 GROUPS_AT_ONCE = 4
 """Row groups read in one go: each call waits for the GIL, so that few large ones overlap better."""
+STEPS_A_PART = 2
+"""Steps of GROUPS_AT_ONCE: a part is less than a tenth of a second, so that processes end together."""
 LINK_TARGET = re.compile(r"\]\([^()\s]*\)")
 
 
@@ -134,11 +135,13 @@ def _scan(config: Config, source: SourceName) -> Scan:
         partial(_read_shard, repository, domain),
         rules,
         partial(_also_in, config, source),
+        Split(partial(_count_parts, repository), partial(_read_part, repository, domain)),
     )
 
 
-def _also_in(config: Config, source: SourceName, rows: Sequence[InstructionRow]) -> Counts:
-    texts = pa.chunked_array([[visible(row.instruction) for row in rows]], pa.string())
+def _also_in(config: Config, source: SourceName, rows: pa.Table) -> Counts:
+    shown = [visible(text) for text in texts_of(rows, "instruction")]
+    texts = pa.chunked_array([shown], pa.string())
     masks = {name: _matcher(config, name).mask(texts) for name in SITES if name != source}
     return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
 
@@ -166,16 +169,34 @@ class _Groups(NamedTuple):
     matched: pa.Table | None
 
 
+def _steps(parquet: pq.ParquetFile) -> list[list[int]]:
+    """The row groups of a file, as they are read in one go."""
+    groups = list(range(parquet.num_row_groups))
+    starts = range(1, len(groups), GROUPS_AT_ONCE)
+    # The first is small: nothing can be done until it is there.
+    return [groups[:1], *(groups[n : n + GROUPS_AT_ONCE] for n in starts)]
+
+
+def _count_parts(repository: Repository, path: str) -> int:
+    with open_parquet(repository, path, SHAPE) as parquet:
+        return -(-len(_steps(parquet)) // STEPS_A_PART)
+
+
+def _read_part(
+    repository: Repository, domain: Domain, path: str, part: int, tally: Tally
+) -> Iterator[InstructionRow]:
+    # Whole steps: bytes are counted by them.
+    within = slice(part * STEPS_A_PART, (part + 1) * STEPS_A_PART)
+    return _read_shard(repository, domain, path, tally, within)
+
+
 def _read_shard(
-    repository: Repository, domain: Domain, path: str, tally: Tally
+    repository: Repository, domain: Domain, path: str, tally: Tally, within: slice = slice(None)
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
-        groups = list(range(parquet.num_row_groups))
-        starts = range(1, len(groups), GROUPS_AT_ONCE)
-        # The first is small: nothing can be done until it is there.
-        steps = [groups[:1], *(groups[n : n + GROUPS_AT_ONCE] for n in starts)]
+        steps = _steps(parquet)[within]
         for number, group in enumerate(
-            _ahead(lambda n: _match(parquet, steps[n], domain), len(steps))
+            read_ahead(lambda n: _match(parquet, steps[n], domain), len(steps))
         ):
             tally.share_read = number / len(steps)
             on_topic = group.matched.num_rows if group.matched else 0
@@ -190,17 +211,6 @@ def _read_shard(
                     tally.dropped[row] += 1
                 else:
                     yield row
-
-
-def _ahead(make: Callable[[int], _Groups], count: int) -> Iterator[_Groups]:
-    """`make(0)`, `make(1)`, ...: the next is made while the last is used, as Arrow frees the GIL."""
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        following = pool.submit(make, 0) if count else None
-        for number in range(1, count + 1):
-            ready = following
-            following = pool.submit(make, number) if number < count else None
-            if ready is not None:
-                yield ready.result()
 
 
 def _match(parquet: pq.ParquetFile, numbers: list[int], domain: Domain) -> _Groups:

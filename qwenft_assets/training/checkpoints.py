@@ -18,6 +18,7 @@ from qwenft_assets.training.history import LossHistory
 SEAL_FILE = "complete.json"
 LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
 """A step may come out otherwise with another version of these."""
+LIBRARIES_OF_ENGINE = {"unsloth": ("unsloth", "unsloth_zoo", "triton")}
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,15 @@ class Identity:
     libraries: dict[str, str]
 
 
-def identity_of(version: str, device: str, checkpoints: Path) -> Identity:
+def identity_of(version: str, device: str, checkpoints: Path, engine: str = "peft") -> Identity:
     """The identity of a run in this environment."""
-    return Identity(version, device, str(checkpoints), installed_versions())
+    return Identity(version, device, str(checkpoints), installed_versions(engine))
 
 
-def installed_versions() -> dict[str, str]:
+def installed_versions(engine: str = "peft") -> dict[str, str]:
     """Of the libraries that decide what is learnt."""
     found: dict[str, str] = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *LIBRARIES_OF_ENGINE.get(engine, ())):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

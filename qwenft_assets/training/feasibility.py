@@ -6,6 +6,7 @@ from qwenft_assets.config import Config, LauncherConfig, RecipeName, TrainingCon
 from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
+from qwenft_assets.training.engines import engine_of, require_engine
 from qwenft_assets.training.forecast import Forecast, Work, disk_gib, forecast, work_of
 
 FREE_OF_AN_IDLE_GPU = 0.98
@@ -18,11 +19,14 @@ def require_feasible(
 
     Raises:
         DeviceError: It does not fit into the GPU's memory, or there are fewer GPUs than processes.
-        ConfigError: It would evaluate more than it trains, or take longer than `max_hours`.
+        ConfigError: It would evaluate more than it trains, or take longer than `max_hours`; or Unsloth
+            would have to run in several processes.
         StorageError: The disk has no room for it.
         BaseModelError: The base model cannot be found.
     """
     settings = config.training
+    require_engine(settings, device.type)
+    _require_one_process(config)
     _require_gpu_each(config.launcher, device)
     work = work_of(config, recipe, storage)
     _require_sane_evaluations(work)
@@ -76,6 +80,18 @@ def launcher_in_words(launcher: LauncherConfig, step_sequences: int) -> str:
         f"{launcher.kind}: {launcher.processes} processes {where}; {step_sequences} sequences a step in "
         "all, shared out by tokens (times below are of one process)"
     )
+
+
+def _require_one_process(config: Config) -> None:
+    launcher = config.launcher
+    if engine_of(config.training) == "unsloth" and (
+        launcher.kind == "ray" or launcher.processes > 1
+    ):
+        raise ConfigError(
+            "training.engine: unsloth runs in one process on this machine, and launcher.kind is "
+            f"{launcher.kind} with {launcher.processes} processes. Set launcher.kind to local, or "
+            "training.engine to auto."
+        )
 
 
 def _require_gpu_each(launcher: LauncherConfig, device: Device) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.training.batches import flatten
-from qwenft_assets.training.decoder import FlatDecoder
+from qwenft_assets.training.engines import FlatForward, engine_named, engine_of
 from qwenft_assets.training.head import losses, sum_of_losses
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.loss import batches_by_length, row_losses
@@ -30,7 +30,7 @@ class Passes:
     """How the sequences of a step go through the model."""
 
     model: Any
-    decoder: FlatDecoder | None
+    decoder: FlatForward | None
     """None: padded rectangles through the model's own forward."""
     max_tokens: int
     max_rows: int | None
@@ -99,9 +99,7 @@ def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -
     tokens = plan.micro_batch_tokens if plan else CPU_MICRO_BATCH_TOKENS
     decoder = None
     if settings.batching != "padded":
-        decoder = FlatDecoder(
-            model, weights=settings.weights, keep_4bit=plan.keep_4bit if plan else False
-        )
+        decoder = engine_named(engine_of(settings)).flat_forward(model, settings, plan)
     checkpointing = plan.checkpointing if plan else settings.gradient_checkpointing is True
     if decoder is None and checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

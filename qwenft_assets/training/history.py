@@ -16,6 +16,8 @@ class LossHistory:
     seconds: float = 0.0
     """Of training and evaluation together, up to the last checkpoint or the end."""
     eval_seconds: float = 0.0
+    attention: str = ""
+    """Which way attention took."""
     train_tokens: int = 0
     """Real ones that went through the model."""
     padding_tokens: int = 0

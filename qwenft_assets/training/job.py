@@ -12,16 +12,17 @@ from qwenft_assets.rows import short_hash
 from qwenft_assets.storage import Storage, read_json, write_json
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 from qwenft_assets.training.base_model import BaseModelRef, find_base_model
+from qwenft_assets.training.engines import engine_of
 
 CODE_VERSION = "2"
 """Raise when the same mixture and settings would give another adapter."""
-ENGINE = "peft"
 PLACEMENT_SETTINGS = {
-    *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision"),
+    *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision", "engine"),
     *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
     *("checkpoint_minutes", "max_hours"),
 }
-"""Settings that say where and how to run, not what is learnt, or that the base's revision stands for."""
+"""Settings that say where and how to run, not what is learnt, or that the base's revision and the engine's name
+stand for."""
 RECORD_FILE = "training.json"
 LATEST_FILE = "latest.json"
 
@@ -60,7 +61,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         manifest["version"],
         base.name,
         base.revision,
-        ENGINE,
+        engine_of(settings),
         TEMPLATE_VERSION,
         SYSTEM_PROMPT,
         settings.model_dump_json(exclude=PLACEMENT_SETTINGS),
@@ -72,7 +73,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         base=base,
         settings=settings,
         device=device,
-        engine=ENGINE,
+        engine=engine_of(settings),
         storage_root=storage.root,
     )
 

@@ -118,7 +118,7 @@ def plan_memory(
             available_gib,
         )
         for checkpointing in ([False, True] if asked == "auto" else [bool(asked)])
-        for keep_4bit in ([False, True] if settings.weights == "nf4" else [False])
+        for keep_4bit in _ways_to_hold(settings)
     ]
     fitting = [plan for plan in plans if plan.peak_gib <= available_gib]
     if fitting:
@@ -130,6 +130,13 @@ def plan_memory(
         "training.max_length_tokens, set training.gradient_checkpointing to auto, or use weights: "
         "nf4."
     )
+
+
+def _ways_to_hold(settings: TrainingConfig) -> list[bool]:
+    """Whether 4-bit weights stay in 4 bits: as is faster here, always with Unsloth."""
+    if settings.weights != "nf4":
+        return [False]
+    return [True] if settings.engine == "unsloth" else [False, True]
 
 
 def _fit(

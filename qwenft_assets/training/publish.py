@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.storage import Storage, atomic_folder, read_json, sha256_of_file, write_json
-from qwenft_assets.training.attention import attention_path
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import RECORD_FILE, TrainingJob, point_to_latest
 from qwenft_assets.training.loss_curve import draw_loss_curve
@@ -32,7 +31,6 @@ def what_was_trained(
         "base_path": str(base_folder),
         "engine": job.engine,
         "batching": settings.batching,
-        "attention": "sdpa" if settings.batching == "padded" else attention_path(job.device),
         "settings": settings.model_dump(mode="json"),
         "train_rows": len(train_rows),
         "train_sequences": len(sequences(lengths_of(train_rows), settings)),
@@ -47,6 +45,7 @@ def what_came_of_it(history: LossHistory, steps: int) -> dict[str, Any]:
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
     train_seconds = history.seconds - history.eval_seconds
     return {
+        "attention": history.attention,
         "steps": steps,
         "tokens_per_step": round(history.train_tokens / max(steps, 1), 1),
         "best_step": best_step,

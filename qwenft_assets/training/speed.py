@@ -8,6 +8,7 @@ from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError
 from qwenft_assets.storage import Storage, read_json
 from qwenft_assets.training.device import Device
+from qwenft_assets.training.engines import engine_of
 from qwenft_assets.training.memory import MemoryPlan, ModelShape
 
 GPU_TFLOPS = {
@@ -86,6 +87,7 @@ def _measured(
             same_device
             and record.get("base_model") == base_model
             and record.get("batching") == settings.batching
+            and record.get("engine", "peft") == engine_of(settings)
             and record.get("tokens_per_second")
         ):
             found.append((path.stat().st_mtime, record))

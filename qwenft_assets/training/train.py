@@ -31,7 +31,8 @@ from qwenft_assets.training.checkpoints import (
     newest_checkpoint,
 )
 from qwenft_assets.training.device import GIB
-from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+from qwenft_assets.training.engines import engine_named
+from qwenft_assets.training.engines.peft import load_tokenizer
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
@@ -106,13 +107,17 @@ def _train(
     eval_rows = choose_eval_rows(held_out, settings.max_eval_rows, settings.seed)
     loaded = time.monotonic()
     set_seed(settings.seed)
-    model = add_lora(load_base(base_folder, settings.weights, job.device), settings.lora)
+    engine = engine_named(job.engine)
+    log(f"engine: {job.engine}")
+    model = engine.add_lora(
+        engine.load_base(base_folder, settings.weights, job.device), settings.lora
+    )
     plan = None
     if on_gpu:
         plan = plan_on_gpu(model, train_rows, eval_rows, settings)
         log(f"memory: {plan}")
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
-    identity = identity_of(job.version, job.device, checkpoints)
+    identity = identity_of(job.version, job.device, checkpoints, job.engine)
     last, history, problem = ranks.told(
         newest_checkpoint(checkpoints, identity) if ranks.is_first else (None, LossHistory(), None)
     )
@@ -166,7 +171,7 @@ def _train(
             "evaluate": round(history.eval_seconds, 1),
         },
         "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
-        "versions": installed_versions(),
+        "versions": installed_versions(job.engine),
     }
     record = publish(trainer.model, tokenizer, record, history, storage, job)
     shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in the adapter by now

@@ -17,6 +17,7 @@ from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.adapter_buffer import AdapterBuffer
 from qwenft_assets.training.batches import passes
 from qwenft_assets.training.checkpoints import Identity
+from qwenft_assets.training.engines import engine_named, engine_of
 from qwenft_assets.training.forward_passes import Passes, make_passes, positive
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.memory import MemoryPlan
@@ -73,6 +74,8 @@ def make_trainer(
     model._is_accelerate_prepared = True  # noqa: SLF001  (its own mark; there is no setting)
     lengths = lengths_of(train_rows)
     of_step = sequences(lengths, settings)
+    engine = engine_named(engine_of(settings))
+    history.attention = engine.attention(model, train_rows, settings, device)
     cut = make_passes(model, settings, plan)
     memory = OutOfMemory(cut, settings, plan, model, history, log)
     counts = supervised_counts(train_rows, settings.supervise)

@@ -5,6 +5,7 @@ from typing import Any
 from qwenft_assets.child_process import Log, run_job
 from qwenft_assets.launching.ranks import joined
 from qwenft_assets.progress import progress_bar
+from qwenft_assets.training.engines import engine_named
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.train import silence_libraries, train
 
@@ -13,6 +14,7 @@ JOB = TrainingJob
 
 def work(job: TrainingJob, log: Log) -> dict[str, Any]:
     """Train, as one of the processes that were started, with the first one's progress bar."""
+    engine_named(job.engine).start(job.device)  # Unsloth is imported before what it patches
     silence_libraries()
     with (
         joined(job.device) as ranks,

@@ -123,7 +123,7 @@ def test_a_sound_machine_passes_and_every_look_is_shown(deployment, capsys):
     doctor(as_json=True)
     results = json.loads(capsys.readouterr().out)
     assert [result["name"] for result in results] == [
-        "python", "packages", "config", "device", "base model", "storage", "disk", "dagster",
+        "python", "packages", "config", "device", "engine", "base model", "storage", "disk", "dagster",
     ]  # fmt: skip
     assert all(result["ok"] for result in results), results
     found = {result["name"]: result["found"] for result in results}

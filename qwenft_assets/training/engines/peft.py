@@ -1,11 +1,20 @@
 """transformers + peft: on a CPU as on a GPU; 4-bit by bitsandbytes on a GPU."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.config import LoraConfig
+from qwenft_assets.config import LoraConfig, TrainingConfig
 from qwenft_assets.errors import AdapterError, BaseModelError, ConfigError, DeviceError
 from qwenft_assets.text.chatml import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START
+from qwenft_assets.training.attention import attention_path
+from qwenft_assets.training.decoder import FlatDecoder
+from qwenft_assets.training.memory import MemoryPlan
+from qwenft_assets.training.tokens import TokenRow
+
+
+def start(device: str) -> None:
+    """Nothing is to be made ready."""
 
 
 def load_tokenizer(folder: Path) -> Any:
@@ -28,7 +37,7 @@ def load_tokenizer(folder: Path) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     vocabulary = tokenizer.get_vocab()
     missing = [t for t in (TURN_START, TURN_END, END_OF_TEXT) if t not in vocabulary]
     if missing:
@@ -70,7 +79,7 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
             folder, output_loading_info=True, **options
         )
     except (OSError, ValueError, SafetensorError) as error:
-        raise _unreadable(folder, error) from error
+        raise unreadable(folder, error) from error
     model, loaded = pair
     missing = sorted(loaded["missing_keys"])
     if missing:  # transformers fills them with random numbers
@@ -90,13 +99,7 @@ def add_lora(model: Any, settings: LoraConfig) -> Any:
     """
     import peft
 
-    names = [f".{name}" for name, _ in model.named_modules()]
-    for target in settings.target_modules:
-        if not any(name.endswith(f".{target}") for name in names):
-            raise ConfigError(
-                f"training.lora.target_modules: the base model has no {target!r}. Correct or "
-                "remove it."
-            )
+    require_targets(model, settings)
     lora = peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -106,6 +109,36 @@ def add_lora(model: Any, settings: LoraConfig) -> Any:
         bias="none",
     )
     return peft.get_peft_model(model, lora)
+
+
+def require_targets(model: Any, settings: LoraConfig) -> None:
+    """See that the base model has each module of `target_modules`.
+
+    Raises:
+        ConfigError: It has not.
+    """
+    names = [f".{name}" for name, _ in model.named_modules()]
+    for target in settings.target_modules:
+        if not any(name.endswith(f".{target}") for name in names):
+            raise ConfigError(
+                f"training.lora.target_modules: the base model has no {target!r}. Correct or "
+                "remove it."
+            )
+
+
+def flat_forward(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> FlatDecoder:
+    """This project's own decoder over the model's parameters."""
+    return FlatDecoder(model, weights=settings.weights, keep_4bit=plan.keep_4bit if plan else False)
+
+
+def attention(
+    model: Any,  # noqa: ARG001
+    rows: Sequence[TokenRow],  # noqa: ARG001
+    settings: TrainingConfig,
+    device: str,
+) -> str:
+    """Which attention runs: the decoder calls it itself, so that it is known beforehand."""
+    return "sdpa" if settings.batching == "padded" else attention_path(device)
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
@@ -132,8 +165,9 @@ def load_adapter(model: Any, folder: Path) -> Any:
         ) from error
 
 
-def _unreadable(folder: Path, error: Exception) -> BaseModelError:
-    problem = str(error).splitlines()[0].rstrip(".")
+def unreadable(folder: Path, error: Exception) -> BaseModelError:
+    """The error that a library met in a base model's folder, in one line."""
+    problem = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return BaseModelError(
         f"{folder}: the base model cannot be read ({problem}). Fetch or copy it again, or correct "
         "training.base_model."
