@@ -32,7 +32,7 @@ from qwenft_assets.training.tokens import TokenRow  # noqa: E402
 
 WHO = (BASE, ADAPTER)
 REFERENCE_BATCH_ROWS = 2
-WARM_UP_ROWS = 16
+WARM_UP_ROWS = 64
 
 
 def random_rows(count: int, mean_length: int, vocabulary: int) -> list[TokenRow]:
