@@ -1,6 +1,6 @@
 """Whether speed costs quality: held-out loss after the original recipe and after our presets.
 
-    python benchmarks/train_quality.py --model FOLDER --data ROWS.jsonl --device cuda [--seeds 3] \
+    python benchmarks/train_quality.py --model FOLDER --data ROWS.jsonl --device cuda [--seeds 0 1 2] \
         [--results RUNS.jsonl] [--minutes 9]
 
 A small model with its real weights, real rows, the same held-out rows for all. The original recipe is
@@ -55,7 +55,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True, help="Folder, or a GGUF file.")
     parser.add_argument("--data", type=Path, required=True, help="{instruction, input, output}.")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3.0)
     parser.add_argument("--recipes", nargs="*", default=["original", *RECIPES])
     parser.add_argument("--results", type=Path, help="JSON lines of runs: appended to, and read.")
@@ -74,7 +74,7 @@ def main() -> None:
         held_out = round(len(rows) * HELD_OUT_SHARE)
         known = read_results(options)
         found: dict[str, list[float]] = {}
-        for seed in range(options.seeds):
+        for seed in options.seeds:
             for name in options.recipes:
                 figures = known.get((name, seed))
                 if figures is None:
