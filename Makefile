@@ -27,8 +27,8 @@ demo: install ## The whole path on bundled samples: sources to a measured, relea
 ui: install ## Open the web UI on http://127.0.0.1:3000
 	@$(BIN)/qwenft ui
 
-test: install ## Run the tests
-	$(BIN)/python -m pytest
+test: install ## Run the tests, on two cores: each file in one process, the weeks of test_weeks.py beside all others
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 faults: install ## Kill, starve and corrupt runs, and see them recover: some minutes
 	$(BIN)/python -m pytest -m 'faults or not gpu and not network' qwenft_assets_tests/faults
