@@ -77,6 +77,15 @@ def test_training_defaults_are_the_original_recipe():
     )
 
 
+@pytest.mark.parametrize(
+    ("other", "way_out"),
+    [({"batching": "padded"}, "flattened or packed"), ({"engine": "unsloth"}, "engine peft")],
+)
+def test_fp8_weights_are_refused_where_nothing_could_run_them(other, way_out):
+    with pytest.raises(ValidationError, match=way_out):
+        TrainingConfig.model_validate({"weights": "fp8", **other})
+
+
 def test_recipe_defaults_are_options_a_and_b():
     mixture = MixtureConfig()
     assert mixture.recipes["small"].model_dump() == {

@@ -21,7 +21,7 @@ from qwenft_assets.config import Config, TrainingConfig
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.storage import GIB, Storage
-from qwenft_assets.training.device import Device, find_gpus, resolve_device
+from qwenft_assets.training.device import GPU_ONLY_WEIGHTS, Device, find_gpus, resolve_device
 from qwenft_assets.training.engines import engine_of
 from qwenft_assets.training.feasibility import in_words, launcher_in_words, require_feasible
 from qwenft_assets.training.forecast import (
@@ -88,8 +88,8 @@ def plan(
 
 def _on(work: Work, settings: TrainingConfig, storage: Storage, device: Device) -> Forecast | str:
     """The forecast on a device, or why there is none."""
-    if device.type == "cpu" and settings.weights == "nf4":
-        return "weights: nf4 need a GPU"
+    if device.type == "cpu" and settings.weights in GPU_ONLY_WEIGHTS:
+        return f"weights: {settings.weights} need a GPU"
     try:
         return forecast(work, settings, storage, device)
     except QwenftError as error:

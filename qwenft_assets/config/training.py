@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qwenft_assets.config.section import Section
 
@@ -42,10 +42,11 @@ class TrainingConfig(Section):
         description="What loads and runs the model: peft, or Unsloth, which needs a GPU and is installed "
         "apart. auto: peft everywhere, so that an adapter never depends on what is installed.",
     )
-    weights: Literal["nf4", "bf16", "fp32"] = Field(
+    weights: Literal["nf4", "fp8", "bf16", "fp32"] = Field(
         default="nf4",
-        description="How the frozen base weights are rounded; nf4 needs a GPU, and is held in bf16, as "
-        "the same numbers, where memory allows.",
+        description="How the frozen base weights are rounded. nf4 and fp8 need a GPU; nf4 is held in "
+        "bf16, as the same numbers, where memory allows; fp8 trains on the 8-bit matrix units of "
+        "Ada, Hopper and later, as large as bf16, and is evaluated on bf16.",
     )
     min_vram_gib: float = Field(
         default=9.0, ge=0, description="Free GPU memory that this config needs at least, in GiB."
@@ -114,3 +115,12 @@ class TrainingConfig(Section):
     seed: int = Field(
         default=3407, description="Of initial weights, order of rows, dropout and noise."
     )
+
+    @model_validator(mode="after")
+    def _fp8_by_our_decoder(self) -> TrainingConfig:
+        """Only our decoder runs 8-bit weights; padded rows take transformers' own forward pass."""
+        if self.weights == "fp8" and self.batching == "padded":
+            raise ValueError("weights fp8 needs batching flattened or packed")
+        if self.weights == "fp8" and self.engine == "unsloth":
+            raise ValueError("weights fp8 needs engine peft; Unsloth takes nf4 or bf16")
+        return self

@@ -50,8 +50,7 @@ class FlatDecoder:
 
         Args:
             model: A PeftModel around a causal language model of FAMILIES, or such a model.
-            weights: `nf4`, `bf16` or `fp32`, as it was loaded; `fp8` rounds bf16 to 8 bits. That is
-                for measuring: no config offers it until its quality is known.
+            weights: `nf4`, `bf16` or `fp32`, as it was loaded; `fp8` rounds bf16 to 8 bits.
             keep_4bit: Hold `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
                 same numbers, without the work of turning them into bf16 for every product.
             one_adapter: The model's adapter is the only one it will wear, so that room beside the

@@ -9,6 +9,7 @@ from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
 
 GIB = 2**30
+GPU_ONLY_WEIGHTS = ("nf4", "fp8")
 
 
 @dataclass(frozen=True)
@@ -42,18 +43,18 @@ def resolve_device(settings: TrainingConfig, wanted: str, gpus: list[Device]) ->
     """The device to run on.
 
     Args:
-        settings: What the config needs: 4-bit weights and the memory a GPU must have free.
+        settings: What the config needs: 4-bit or 8-bit weights and the memory a GPU must have free.
         wanted: `auto`, `cuda` or `cpu`.
         gpus: What is there.
 
     Raises:
         DeviceError: The config needs a GPU and there is none, or too little of its memory is free.
     """
-    needs_gpu = settings.weights == "nf4"
+    needs_gpu = settings.weights in GPU_ONLY_WEIGHTS
     if wanted == "cpu" or (wanted == "auto" and not gpus):
         if needs_gpu:
             raise DeviceError(
-                f"{settings.base_model} with weights: nf4 needs a CUDA GPU with "
+                f"{settings.base_model} with weights: {settings.weights} needs a CUDA GPU with "
                 f"{settings.min_vram_gib:.1f} GiB free, and {_found(gpus, wanted)}. Run it on a GPU "
                 "host, or use configs/demo.yaml, which needs none."
             )

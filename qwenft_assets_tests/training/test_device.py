@@ -7,6 +7,7 @@ from qwenft_assets.training.device import Device, find_gpus, resolve_device
 H200 = Device("cuda", "NVIDIA H200", 139.0, 140.0)
 BUSY = Device("cuda", "NVIDIA H200", 3.0, 140.0)
 NF4 = TrainingConfig(weights="nf4", min_vram_gib=9)
+FP8 = TrainingConfig(weights="fp8", min_vram_gib=9)
 BF16 = TrainingConfig(weights="bf16", min_vram_gib=0)
 
 
@@ -31,6 +32,9 @@ def test_the_device_that_serves(settings, wanted, gpus, expected):
     [
         pytest.param(NF4, "auto", [], ["9.0 GiB", "finds no GPU"], id="nf4-without-a-gpu"),
         pytest.param(NF4, "cpu", [H200], ["NVIDIA H200 is there"], id="nf4-on-a-cpu"),
+        pytest.param(
+            FP8, "auto", [], ["weights: fp8 needs", "finds no GPU"], id="fp8-without-a-gpu"
+        ),
         pytest.param(BF16, "cuda", [], ["finds no GPU", "driver"], id="cuda-without-a-gpu"),
         pytest.param(NF4, "auto", [BUSY], ["3.0 of 140.0 GiB free", "needs 9.0"], id="too-little"),
     ],

@@ -43,7 +43,8 @@ def test_a_small_card_keeps_4_bits_and_computes_layers_again():
 
 @pytest.mark.parametrize(
     ("weights", "available_gib"),
-    [("nf4", gib) for gib in (10, 16, 24, 40, 80, 139)] + [("bf16", gib) for gib in (24, 80, 139)],
+    [("nf4", gib) for gib in (10, 16, 24, 40, 80, 139)]
+    + [(kind, gib) for kind in ("bf16", "fp8") for gib in (24, 80, 139)],
 )
 def test_what_is_planned_fits(available_gib, weights):
     found = plan(available_gib, weights=weights)

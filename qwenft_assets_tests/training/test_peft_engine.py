@@ -5,9 +5,15 @@ import shutil
 
 import pytest
 
-from qwenft_assets.config import LoraConfig
-from qwenft_assets.errors import AdapterError, BaseModelError, ConfigError
-from qwenft_assets.training.engines.peft import add_lora, load_adapter, load_base, load_tokenizer
+from qwenft_assets.config import LoraConfig, TrainingConfig
+from qwenft_assets.errors import AdapterError, BaseModelError, ConfigError, DeviceError
+from qwenft_assets.training.engines.peft import (
+    add_lora,
+    flat_forward,
+    load_adapter,
+    load_base,
+    load_tokenizer,
+)
 
 WEIGHTS = "model.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -181,6 +187,27 @@ def test_target_modules_may_name_their_parent(tiny_model):
     model = add_lora(load_base(tiny_model, "fp32", "cpu"), chosen)
     adapted = {name.split(".lora_")[0] for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".", 4)[4] for name in adapted} == {"0.mlp.up_proj", "1.mlp.up_proj"}
+
+
+def test_a_card_before_ada_does_not_train_in_fp8(tiny_model, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (8, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100")
+    model = add_lora(load_base(tiny_model, "fp32", "cpu"), LoraConfig())
+    with pytest.raises(DeviceError, match=r"NVIDIA A100\. Set training.weights to bf16"):
+        flat_forward(model, TrainingConfig(weights="fp8"), None)
+
+
+def test_fp8_rounds_a_base_that_was_loaded_in_bf16(tiny_model):
+    import torch
+
+    model = add_lora(load_base(tiny_model, "fp8", "cpu"), LoraConfig())
+    assert model.get_base_model().model.layers[0].mlp.down_proj.weight.dtype == torch.bfloat16
+    decoder = flat_forward(model, TrainingConfig(weights="fp8"), None)
+    held = decoder.layers[0].down.weight
+    assert held.forward_weight.dtype == held.backward_weight.dtype == torch.float8_e4m3fn
 
 
 def test_an_adapter_loads_with_the_weights_it_was_saved_with(tiny_model, adapter):

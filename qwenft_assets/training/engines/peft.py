@@ -12,6 +12,9 @@ from qwenft_assets.training.decoder import FlatDecoder
 from qwenft_assets.training.memory import MemoryPlan
 from qwenft_assets.training.tokens import TokenRow
 
+FP8_CAPABILITY = (8, 9)
+"""The first CUDA compute capability whose matrix units take float8."""
+
 
 def start(device: str) -> None:
     """Nothing is to be made ready."""
@@ -57,7 +60,7 @@ def load_base(folder: Path, weights: str, device: str) -> Any:
 
     Args:
         folder: safetensors and config.json.
-        weights: `nf4`, `bf16` or `fp32`.
+        weights: `nf4`, `bf16` or `fp32`; for `fp8` bf16, which flat_forward rounds.
         device: `cuda` or `cpu`.
 
     Raises:
@@ -127,7 +130,13 @@ def require_targets(model: Any, settings: LoraConfig) -> None:
 
 
 def flat_forward(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> FlatDecoder:
-    """This project's own decoder over the model's parameters."""
+    """This project's own decoder over the model's parameters.
+
+    Raises:
+        DeviceError: `fp8` on a GPU without 8-bit floating-point matrix units.
+    """
+    if settings.weights == "fp8":
+        _require_fp8()
     return FlatDecoder(model, weights=settings.weights, keep_4bit=plan.keep_4bit if plan else False)
 
 
@@ -172,6 +181,18 @@ def unreadable(folder: Path, error: Exception) -> BaseModelError:
         f"{folder}: the base model cannot be read ({problem}). Fetch or copy it again, or correct "
         "training.base_model."
     )
+
+
+def _require_fp8() -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        return  # the same arithmetic in fp32, for tests: no config with fp8 runs on a CPU
+    if torch.cuda.get_device_capability() < FP8_CAPABILITY:
+        raise DeviceError(
+            f"training.weights: fp8 needs a GPU of Ada, Hopper or later, and this is a "
+            f"{torch.cuda.get_device_name()}. Set training.weights to bf16."
+        )
 
 
 def _nf4() -> Any:
