@@ -67,14 +67,19 @@ def _is_run(process: psutil.Process) -> bool:
 
 def books_of(pid: int) -> dict[str, Any]:
     """Processes, file handles and memory of a tree: MiB of pages of its own, also process by process."""
-    processes = tree_of(pid)
-    each_mib = [round(process.memory_full_info().uss / MEBIBYTE) for process in processes]
-    return {
-        "processes": len(processes),
-        "file_handles": sum(process.num_fds() for process in processes),
-        "mib": sum(each_mib),
-        "each_mib": each_mib,
-    }
+    while True:
+        try:
+            processes = tree_of(pid)
+            each_mib = [round(process.memory_full_info().uss / MEBIBYTE) for process in processes]
+            return {
+                "processes": len(processes),
+                "file_handles": sum(process.num_fds() for process in processes),
+                "mib": sum(each_mib),
+                "each_mib": each_mib,
+            }
+        except psutil.NoSuchProcess:  # one ended between the listing and the reading
+            if not psutil.pid_exists(pid):
+                raise
 
 
 def settled_books_of(pid: int) -> dict[str, Any]:
@@ -86,10 +91,7 @@ def settled_books_of(pid: int) -> dict[str, Any]:
     least, end = books_of(pid), time.monotonic() + SECONDS_TO_SETTLE
     while time.monotonic() < end:
         time.sleep(2)
-        try:
-            least = min(least, books_of(pid), key=lambda books: books["mib"])
-        except psutil.Error:  # one ended between the listing and the reading
-            continue
+        least = min(least, books_of(pid), key=lambda books: books["mib"])
     return least
 
 
