@@ -77,9 +77,10 @@ class Passes:
 
         To be asked before one's own passes, and iterated over after them.
         """
-        return self._idle(self.in_step.largest(own) - own, device)
+        return self.idle_passes(self.in_step.largest(own) - own, device)
 
-    def _idle(self, count: int, device: str) -> "Iterator[torch.Tensor]":
+    def idle_passes(self, count: int, device: str) -> "Iterator[torch.Tensor]":
+        """So many passes of one token through all layers."""
         for _ in range(count):
             assert self.decoder is not None  # noqa: S101  (what is in step is sharded, which is flat)
             batch = flatten([ONE_TOKEN], "full", device)
