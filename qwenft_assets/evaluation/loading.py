@@ -25,7 +25,7 @@ def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) ->
     device = "cuda" if job.device == "cuda" else "cpu"
     with ranks.first_one_first():  # it fetches the base model, the others find it there
         shape = shape_in(fetch_base_model(job.base, storage))
-    sharded = _must_shard(job, shape, ranks)
+    sharded = must_shard(job, shape, ranks)
     if sharded and job.settings.benchmarks:
         raise EvaluationError(
             f"evaluation.benchmarks: lm-eval runs in one process, and {ranks.size} hold the base model "
@@ -47,7 +47,7 @@ def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) ->
     return loaded
 
 
-def _must_shard(job: EvaluationJob, shape: ModelShape, ranks: Ranks) -> bool:
+def must_shard(job: EvaluationJob, shape: ModelShape, ranks: Ranks) -> bool:
     """Whether the settings say so, or leave it to the memory that is free, which has no room."""
     settings = job.training
     if not can_shard(settings, ranks.size):

@@ -87,9 +87,9 @@ def trained(
 
     counts, idle = list[int](), Passes.idle_passes
 
-    def counted(passes: Passes, count: int, device: str) -> Any:
+    def counted(self: Passes, count: int, device: str) -> Any:
         counts.append(count)
-        return idle(passes, count, device)
+        return idle(self, count, device)
 
     Passes.idle_passes = counted  # of a process that ends after this
     return {**train(job, no_progress, log, ranks), "idle_passes": sum(counts)}

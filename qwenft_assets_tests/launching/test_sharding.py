@@ -13,10 +13,12 @@ import pytest
 from qwenft_assets.errors import ConfigError, EvaluationError
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import plan_evaluation
+from qwenft_assets.evaluation.loading import load_models, must_shard
 from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import no_progress
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.job import plan_training, training_record
+from qwenft_assets.training.memory import ModelShape
 from qwenft_assets.training.train import train
 from qwenft_assets_tests.evaluation.trained import build, tiny_config
 from qwenft_assets_tests.launching.sharded_work import evaluated, held, passed, trained
@@ -183,7 +185,6 @@ def test_benchmarks_of_a_sharded_model_are_refused(config, alone):
     training = planned.training.model_copy(update={"shard_base_weights": True})
     settings = planned.settings.model_copy(update={"benchmarks": ("hellaswag",)})
     job = planned.model_copy(update={"training": training, "settings": settings})
-    from qwenft_assets.evaluation.loading import load_models
 
     class Two(Ranks):
         def first_one_first(self):
@@ -197,3 +198,28 @@ def test_one_process_cannot_shard(alone, tmp_path):
     job = moved(alone[0], tmp_path)
     with pytest.raises(ConfigError, match=r"one process trains\. Set launcher\.kind"):
         train(job, no_progress, lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("asked", "free_gib", "expected"),
+    [
+        pytest.param("auto", 10, False, id="room"),
+        pytest.param("auto", 4, True, id="no-room"),
+        pytest.param(False, 4, False, id="off"),
+        pytest.param(True, 10, True, id="on"),
+    ],
+)
+def test_a_gpu_evaluates_sharded_where_it_has_no_room(
+    config, alone, monkeypatch, asked, free_gib, expected
+):
+    import torch
+
+    class Two(Ranks):
+        def gather(self, items):
+            return [*items, 20.0]  # the other GPU has more free
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (free_gib * 2**30, 0))
+    planned = plan_evaluation(config, alone[0], Storage(alone[0].storage_root))
+    training = planned.training.model_copy(update={"shard_base_weights": asked})
+    job = planned.model_copy(update={"training": training, "device": "cuda"})
+    assert must_shard(job, ModelShape(2, 32, 64, 32, 16, 600, tied=False), Two(0, 2)) == expected
