@@ -72,7 +72,7 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import TokenRow
-    from qwenft_assets.training.train import plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import limit_gpu_memory, plan_on_gpu, silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
@@ -88,6 +88,7 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     ]
     model = add_lora(load_base(model_folder, settings.weights, "cuda"), settings.lora)
     plan = plan_on_gpu(shape_of(model.get_base_model().config), rows, rows[:4], settings)
+    limit_gpu_memory(settings)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             model,

@@ -1,5 +1,7 @@
 """The model of an evaluation: the base with adapter and champion, held whole or in parts."""
 
+from pathlib import Path
+
 from qwenft_assets.child_process import Log
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.job import EvaluationJob
@@ -11,7 +13,7 @@ from qwenft_assets.training.base_model import fetch_base_model
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.forecast import shape_in
 from qwenft_assets.training.fsdp import shard_model
-from qwenft_assets.training.memory import ModelShape, fixed_gib
+from qwenft_assets.training.memory import fixed_gib
 from qwenft_assets.training.sharding import can_shard
 
 
@@ -24,8 +26,8 @@ def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) ->
     """
     device = "cuda" if job.device == "cuda" else "cpu"
     with ranks.first_one_first():  # it fetches the base model, the others find it there
-        shape = shape_in(fetch_base_model(job.base, storage))
-    sharded = must_shard(job, shape, ranks)
+        base_folder = fetch_base_model(job.base, storage)
+    sharded = must_shard(job, base_folder, ranks)
     if sharded and job.settings.benchmarks:
         raise EvaluationError(
             f"evaluation.benchmarks: lm-eval runs in one process, and {ranks.size} hold the base model "
@@ -47,8 +49,11 @@ def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) ->
     return loaded
 
 
-def must_shard(job: EvaluationJob, shape: ModelShape, ranks: Ranks) -> bool:
-    """Whether the settings say so, or leave it to the memory that is free, which has no room."""
+def must_shard(job: EvaluationJob, base_folder: Path, ranks: Ranks) -> bool:
+    """Whether the settings say so, or leave it to the memory that is free, which has no room.
+
+    All processes come to the same answer.
+    """
     settings = job.training
     if not can_shard(settings, ranks.size):
         return False
@@ -56,5 +61,6 @@ def must_shard(job: EvaluationJob, shape: ModelShape, ranks: Ranks) -> bool:
         return settings.shard_base_weights is True
     import torch
 
-    needed_gib = fixed_gib(shape, settings, 0, keep_4bit=False)["weights"] + WORKING_GIB
+    parts_gib = fixed_gib(shape_in(base_folder), settings, 0, keep_4bit=False)
+    needed_gib = parts_gib["weights"] + WORKING_GIB
     return needed_gib > min(ranks.gather([torch.cuda.mem_get_info()[0] / GIB]))

@@ -176,9 +176,9 @@ class _Layer:
 
     def __call__(self, x: "torch.Tensor", *arguments: Any, checkpointing: bool) -> "torch.Tensor":
         """(tokens, hidden size) to the same; the arguments are those of _forward."""
-        from torch.utils.checkpoint import checkpoint
-
         if checkpointing:
+            from torch.utils.checkpoint import checkpoint
+
             return checkpoint(self._forward, x, *arguments, use_reentrant=False)
         return self._forward(x, *arguments)
 

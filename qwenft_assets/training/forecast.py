@@ -232,11 +232,12 @@ def shape_in(folder: Path) -> ModelShape:
         BaseModelError: It is of no decoder that this project trains.
     """
     path = folder / "config.json"
-    values = {"head_dim": None, "tie_word_embeddings": False, **json.loads(path.read_text("utf-8"))}
-    values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
+    values: dict[str, Any] = {"head_dim": None, "tie_word_embeddings": False}
     try:
+        values |= json.loads(path.read_text("utf-8"))
+        values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
         return shape_of(SimpleNamespace(**values))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, OSError) as error:
         raise BaseModelError(
             f"{path}: names no sizes of a decoder ({error}). Use a Qwen2.5 or Llama-like base model."
         ) from error

@@ -6,7 +6,7 @@ process, so that steps, checkpoints and the saved adapter are what they are with
 gathered from all at once: every process runs as many passes as the others, in the same order.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
@@ -121,19 +121,11 @@ def place_all_but_layers(model: Any, device: str) -> None:
 
 def is_sharded(model: Any) -> bool:
     """Whether this process cannot run the model without the others."""
-    return any(_is_part(parameter) for parameter in model.parameters())
+    import torch
 
-
-def held_bytes(modules: Iterable[Any]) -> int:
-    """Of sharded weights, what this process holds between two passes."""
-    return sum(part.numel() * part.element_size() for part in _parts(modules))
-
-
-def _parts(modules: Iterable[Any]) -> Iterator["torch.Tensor"]:
-    for module in modules:
-        for parameter in module.parameters():
-            if _is_part(parameter):
-                yield parameter.to_local()
+    return torch.distributed.is_initialized() and any(
+        _is_part(parameter) for parameter in model.parameters()
+    )
 
 
 def _is_part(parameter: Any) -> bool:

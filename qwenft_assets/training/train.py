@@ -116,7 +116,6 @@ def _train(
     eval_rows = choose_eval_rows(held_out, settings.max_eval_rows, settings.seed)
     loaded = time.monotonic()
     set_seed(settings.seed)
-    engine = engine_named(job.engine)
     log(f"engine: {job.engine}")
     require_shardable(settings, ranks.size)
     plan = None
@@ -124,12 +123,7 @@ def _train(
         plan = plan_on_gpu(shape_in(base_folder), train_rows, eval_rows, settings, ranks)
         log(f"memory: {plan}")
     shards = shards_of(settings, plan, ranks)
-    # No device has room for a whole model that is sharded.
-    where = "cpu" if shards > 1 else job.device
-    model = engine.add_lora(engine.load_base(base_folder, settings.weights, where), settings.lora)
-    if shards > 1:
-        place_all_but_layers(model, job.device)
-        log(f"the frozen weights of the layers are sharded over {shards} processes")
+    model = load_with_adapter(job, base_folder, shards, log)
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     identity = identity_of(job.version, job.device, checkpoints, job.engine)
     last, history, problem = ranks.told(
@@ -225,14 +219,10 @@ def plan_on_gpu(
     """
     import torch
 
-    free, total = (amount / GIB for amount in torch.cuda.mem_get_info())
+    free, _ = torch.cuda.mem_get_info()
     # What the base model holds already, where it is there, is part of the plan.
-    available = free + torch.cuda.memory_reserved() / GIB + CONTEXT_GIB
-    if settings.max_vram_gib:
-        available = min(available, settings.max_vram_gib)
-        torch.cuda.set_per_process_memory_fraction(
-            min((settings.max_vram_gib - CONTEXT_GIB) / total, 1.0)
-        )
+    available = (free + torch.cuda.memory_reserved()) / GIB + CONTEXT_GIB
+    available = min(available, settings.max_vram_gib or available)
     lengths = lengths_of(train_rows)
     of_sequences = [sum(lengths[n] for n in group) for group in sequences(lengths, settings)]
     return plan_memory(
@@ -244,6 +234,33 @@ def plan_on_gpu(
         min(ranks.gather([available])),
         ranks.size,
     )
+
+
+def load_with_adapter(job: TrainingJob, base_folder: Path, shards: int, log: Log) -> Any:
+    """The base model with a fresh adapter, on its device.
+
+    Of a sharded model, no device has room for the whole: its layers stay on the CPU, until they go to
+    their places one by one.
+    """
+    settings, engine = job.settings, engine_named(job.engine)
+    where = "cpu" if shards > 1 else job.device
+    model = engine.add_lora(engine.load_base(base_folder, settings.weights, where), settings.lora)
+    if shards > 1:
+        place_all_but_layers(model, job.device)
+        log(f"the frozen weights of the layers are sharded over {shards} processes")
+    if job.device == "cuda":
+        limit_gpu_memory(settings)
+    return model
+
+
+def limit_gpu_memory(settings: TrainingConfig) -> None:
+    """Take no more of the GPU than `max_vram_gib` from here on; loading the base may have taken more."""
+    import torch
+
+    if settings.max_vram_gib:
+        total_gib = torch.cuda.mem_get_info()[1] / GIB
+        share = (settings.max_vram_gib - CONTEXT_GIB) / total_gib
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
 
 
 def choose_eval_rows(rows: Sequence[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:

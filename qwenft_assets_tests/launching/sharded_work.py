@@ -20,22 +20,22 @@ def held(ranks: Ranks, folder: Path, weights: str) -> dict[str, Any]:
     """Bytes of the decoder's frozen weights in this process, before a pass and after one."""
     from qwenft_assets.training.decoder import FlatDecoder
     from qwenft_assets.training.engines.peft import add_lora, load_base
-    from qwenft_assets.training.fsdp import held_bytes
 
     model = add_lora(load_base(folder, weights, "cpu"), LoraConfig(rank=4))
     layers = model.get_base_model().model.layers
     frozen = [p for name, p in layers.named_parameters() if "lora_" not in name and p.dim() > 1]
     whole = sum(p.nbytes for p in frozen)
     decoder = FlatDecoder(model, weights=weights, shards=ranks.size)
-    before = held_bytes(decoder.layers)
+    before = bytes_of_parts(decoder)
     losses_and_gradients(decoder, model, checkpointing=False)
-    return {
-        "whole": whole,
-        "left": sum(p.untyped_storage().nbytes() for p in frozen),
-        "before": before,
-        "after": held_bytes(decoder.layers),
-        "parts": [p.to_local().untyped_storage().nbytes() for p in _parameters(decoder)],
-    }
+    left = sum(p.untyped_storage().nbytes() for p in frozen)
+    return {"whole": whole, "left": left, "before": before, "after": bytes_of_parts(decoder)}
+
+
+def bytes_of_parts(decoder: Any) -> int:
+    """Memory behind what this process holds of the layers."""
+    parts = [p.to_local() for layer in decoder.layers for p in layer.parameters()]
+    return sum(part.untyped_storage().nbytes() for part in parts)
 
 
 def passed(ranks: Ranks, folder: Path, weights: str) -> list[tuple[float, dict[str, Any]]]:
@@ -108,7 +108,3 @@ def evaluated(ranks: Ranks, job: EvaluationJob) -> dict[str, Any]:
     losses.span_losses = counted
     result = evaluate(job, no_progress, lines.append, ranks)
     return {**result, "log": lines, "rows_a_pass": rows_a_pass}
-
-
-def _parameters(decoder: Any) -> list[Any]:
-    return [p for layer in decoder.layers for p in layer.parameters()]
