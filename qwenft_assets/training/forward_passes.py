@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 EVAL_BATCH_TOKENS = 4_096
-ONE_TOKEN = TokenRow("", "", "", input_ids=[0], answer_start=0, truncated=False)
+IDLE_ROW = TokenRow("", "", "", input_ids=[0, 0], answer_start=0, truncated=False)
+"""As short as a row can be that predicts something."""
 
 
 @dataclass
@@ -80,10 +81,10 @@ class Passes:
         return self.idle_passes(self.in_step.largest(own) - own, device)
 
     def idle_passes(self, count: int, device: str) -> "Iterator[torch.Tensor]":
-        """So many passes of one token through all layers."""
+        """So many passes of a short row through all layers."""
         for _ in range(count):
             assert self.decoder is not None  # noqa: S101  (what is in step is sharded, which is flat)
-            batch = flatten([ONE_TOKEN], "full", device)
+            batch = flatten([IDLE_ROW], "full", device)
             # Neither noise nor dropout: the numbers drawn for real passes stay what they are.
             hidden = self.decoder.hidden_states(batch, checkpointing=self.checkpointing)
             yield 0 * hidden.sum()

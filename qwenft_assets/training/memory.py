@@ -136,8 +136,9 @@ def plan_memory(
             fitting, key=lambda plan: (plan.shards, _relative_cost(plan, largest_step_tokens))
         )
     smallest = min(plans, key=lambda plan: plan.peak_gib)
+    each = f" on each of {smallest.shards} GPUs" if smallest.shards > 1 else ""
     raise DeviceError(
-        f"training needs {smallest.peak_gib:.1f} GiB of GPU memory with passes of one row of "
+        f"training needs {smallest.peak_gib:.1f} GiB of GPU memory{each} with passes of one row of "
         f"{longest_row_tokens} tokens, {available_gib:.1f} are free ({_in_words(smallest)}). Lower "
         "training.max_length_tokens, set training.gradient_checkpointing to auto, or use weights: "
         "nf4."

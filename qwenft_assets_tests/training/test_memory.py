@@ -108,6 +108,10 @@ def test_several_gpus_hold_together_what_one_cannot_hold_and_only_that():
     assert found.peak_gib <= 12
     assert plan(24, weights="bf16", processes=4, shard_base_weights=True).shards == 4
     assert plan(24, weights="bf16", shard_base_weights=True).shards == 1
+    with pytest.raises(
+        DeviceError, match=r"needs \d+\.\d GiB of GPU memory on each of 2 GPUs with"
+    ):
+        plan(6, weights="bf16", processes=2)
 
 
 def test_sharded_weights_are_a_part_of_the_layers_three_whole_ones_and_the_vocabulary():
