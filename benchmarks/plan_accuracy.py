@@ -70,9 +70,9 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     from qwenft_assets.config_file import load_config
     from qwenft_assets.training.engines.peft import add_lora, load_base
     from qwenft_assets.training.history import LossHistory
-    from qwenft_assets.training.memory import CONTEXT_GIB
+    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import TokenRow
-    from qwenft_assets.training.train import plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import limit_gpu_memory, plan_on_gpu, silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
@@ -87,7 +87,8 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
         for n in range(STEPS * settings.step_sequences * of_sequence)
     ]
     model = add_lora(load_base(model_folder, settings.weights, "cuda"), settings.lora)
-    plan = plan_on_gpu(model, rows, rows[:4], settings)
+    plan = plan_on_gpu(shape_of(model.get_base_model().config), rows, rows[:4], settings)
+    limit_gpu_memory(settings)
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             model,

@@ -36,6 +36,7 @@ from qwenft_assets.training.base_model import convert_gguf  # noqa: E402
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.training.forward_passes import mean_loss  # noqa: E402
 from qwenft_assets.training.history import LossHistory  # noqa: E402
+from qwenft_assets.training.memory import shape_of  # noqa: E402
 from qwenft_assets.training.tokens import tokenize_rows  # noqa: E402
 from qwenft_assets.training.train import plan_on_gpu, silence_libraries  # noqa: E402
 from qwenft_assets.training.trainer import make_trainer  # noqa: E402
@@ -223,7 +224,11 @@ def ours(
     backend = load_tokenizer(options.model).backend_tokenizer
     model = add_lora(load_base(options.model, held, options.device), settings.lora)
     rows, few = (tokenize_rows(some, backend, settings) for some in (train, held_out[:8]))
-    plan = plan_on_gpu(model, rows, few, settings) if options.device == "cuda" else None
+    plan = (
+        plan_on_gpu(shape_of(model.get_base_model().config), rows, few, settings)
+        if options.device == "cuda"
+        else None
+    )
     with tempfile.TemporaryDirectory() as folder:
         trainer = make_trainer(
             model,

@@ -92,7 +92,7 @@ def measure(options: argparse.Namespace) -> None:
     from qwenft_assets.launching.ranks import joined
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
-    from qwenft_assets.training.memory import CONTEXT_GIB
+    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import tokenize_rows
     from qwenft_assets.training.train import plan_on_gpu, silence_libraries
 
@@ -121,7 +121,17 @@ def measure(options: argparse.Namespace) -> None:
         set_seed(settings.seed)
         model = add_lora(load_base(options.model, settings.weights, options.device), settings.lora)
         fresh = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-        plan = plan_on_gpu(model, rows_for(options.steps), rows[:16], settings) if on_gpu else None
+        plan = (
+            plan_on_gpu(
+                shape_of(model.get_base_model().config),
+                rows_for(options.steps),
+                rows[:16],
+                settings,
+                ranks,
+            )
+            if on_gpu
+            else None
+        )
         figures = timed(model, rows_for(options.steps), rows[:16], settings, plan, ranks)
         if on_gpu:
             own = torch.cuda.max_memory_reserved() / 2**30 + CONTEXT_GIB

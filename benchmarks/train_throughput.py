@@ -98,9 +98,9 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import load_tokenizer
     from qwenft_assets.training.history import LossHistory
-    from qwenft_assets.training.memory import CONTEXT_GIB
+    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import tokenize_rows
-    from qwenft_assets.training.train import plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import limit_gpu_memory, plan_on_gpu, silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()
@@ -116,7 +116,8 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     model = engine.add_lora(
         engine.load_base(options.model, settings.weights, "cuda"), settings.lora
     )
-    plan = plan_on_gpu(model, train_rows, rows[:16], settings)
+    plan = plan_on_gpu(shape_of(model.get_base_model().config), train_rows, rows[:16], settings)
+    limit_gpu_memory(settings)
     history = LossHistory()
     steps: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from qwenft_assets.cli.options import (
     recipe_named,
     storage_of,
 )
-from qwenft_assets.config import Config, TrainingConfig
+from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.staging import fetch_overview, require_writable
 from qwenft_assets.storage import GIB, Storage
@@ -77,7 +77,7 @@ def plan(
         cards.insert(0, Device("cuda", f"card of {gpu_gib:g} GiB", 0.98 * gpu_gib, gpu_gib))
     here = device or Device("cpu", "cpu", 0, 0)
     columns = [("here: " + here.name, here), *((card.name, card) for card in cards)]
-    found = {title: _on(work, settings.training, storage, card) for title, card in columns}
+    found = {title: _on(work, settings, storage, card) for title, card in columns}
     if as_json:
         print(json.dumps(_as_json(settings, work, storage, found, refusal), indent=2))
     else:
@@ -86,12 +86,12 @@ def plan(
         raise typer.Exit(2)
 
 
-def _on(work: Work, settings: TrainingConfig, storage: Storage, device: Device) -> Forecast | str:
-    """The forecast on a device, or why there is none."""
-    if device.type == "cpu" and settings.weights in GPU_ONLY_WEIGHTS:
-        return f"weights: {settings.weights} need a GPU"
+def _on(work: Work, config: Config, storage: Storage, device: Device) -> Forecast | str:
+    """The forecast on a device, or on one for each process, or why there is none."""
+    if device.type == "cpu" and config.training.weights in GPU_ONLY_WEIGHTS:
+        return f"weights: {config.training.weights} need a GPU"
     try:
-        return forecast(work, settings, storage, device)
+        return forecast(work, config.training, storage, device, config.launcher.size())
     except QwenftError as error:
         return str(error)
 
@@ -115,7 +115,7 @@ def _as_json(
             "step_sequences": config.training.step_sequences,
         },
         "disk_gib": disk_gib(work, config.training, storage),
-        "smallest_card_gib": smallest_card_gib(work, config.training),
+        "smallest_card_gib": smallest_card_gib(work, config.training, config.launcher.size()),
         "on": {
             title: one if isinstance(one, str) else dataclasses.asdict(one)
             for title, one in found.items()
@@ -161,7 +161,7 @@ def _print(
         console.print(f"  [dim]assumed: {escape(assumption)}[/]")
     console.print()
     console.print(_table(found, settings.weights))
-    smallest = smallest_card_gib(work, settings)
+    smallest = smallest_card_gib(work, settings, config.launcher.size())
     if smallest is not None:
         console.print(f"  smallest card for this config: {smallest:.1f} GiB of free memory")
     for title, one in found.items():
@@ -205,7 +205,7 @@ def _held(one: Forecast | str, weights: str) -> str:
         return "–"
     if weights == "nf4":
         return "nf4" if one.memory.keep_4bit else "nf4 as bf16"
-    return weights
+    return f"{weights}, on {one.memory.shards} GPUs" if one.memory.shards > 1 else weights
 
 
 def _layers(one: Forecast | str) -> str:

@@ -31,3 +31,7 @@ class LauncherConfig(Section):
     ray_cpus_per_process: float = Field(
         default=1, gt=0, description="Cores that Ray sets aside for each process."
     )
+
+    def size(self) -> int:
+        """How many processes there are."""
+        return 1 if self.kind == "local" else self.processes

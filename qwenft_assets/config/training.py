@@ -84,6 +84,12 @@ class TrainingConfig(Section):
     gradient_checkpointing: Literal["auto"] | bool = Field(
         default="auto", description="Compute layers again instead of keeping them; auto: if needed."
     )
+    shard_base_weights: Literal["auto"] | bool = Field(
+        default="auto",
+        description="Where several processes train together (launcher): hold the frozen weights of the "
+        "layers once among them all, and gather a layer when it is its turn (FSDP2); bf16 and fp32 "
+        "only. auto: where the model does not fit a GPU whole.",
+    )
     peak_learning_rate: float = Field(default=2e-4, gt=0, description="Reached after the warm-up.")
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="How the learning rate falls after the warm-up."

@@ -16,12 +16,12 @@ from qwenft_assets.evaluation.benchmarks import run_benchmarks
 from qwenft_assets.evaluation.canaries import canary_shares
 from qwenft_assets.evaluation.generations import answer_greedily, load_prompts, side_by_side
 from qwenft_assets.evaluation.job import EvaluationJob
+from qwenft_assets.evaluation.loading import load_models
 from qwenft_assets.evaluation.losses import (
     ADAPTER,
     BASE,
     CHAMPION,
     acting_as,
-    add_champion,
     losses_by_model,
 )
 from qwenft_assets.evaluation.perplexity import (
@@ -33,7 +33,7 @@ from qwenft_assets.evaluation.perplexity import (
 )
 from qwenft_assets.evaluation.pictures import draw_pictures
 from qwenft_assets.evaluation.report import render_report
-from qwenft_assets.inference.load import LoadedModel, load_model
+from qwenft_assets.inference.load import LoadedModel
 from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import MixedRow, read_mixture
@@ -52,6 +52,7 @@ from qwenft_assets.storage import (
     write_text,
 )
 from qwenft_assets.text.chatml import render_prompt
+from qwenft_assets.training.fsdp import is_sharded
 from qwenft_assets.training.job import training_record
 from qwenft_assets.training.tokens import TokenRow, tokenize_mixture, tokenize_rows
 
@@ -73,7 +74,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """Evaluate, and publish `evaluation/<recipe>/<version>/`.
 
-    Of several processes each takes its share of the held-out rows; the first one does the rest.
+    Of several processes each takes its share of the held-out rows; the first one does the rest, but for
+    answers of a sharded model, which all draw together.
 
     Returns:
         The content of evaluation.json; of a process that is not the first, nothing.
@@ -96,22 +98,18 @@ def _evaluate(
 ) -> dict[str, Any]:
     started = time.monotonic()
     settings = job.settings
-    device = "cuda" if job.device == "cuda" else "cpu"
-    with ranks.first_one_first():  # it fetches the base model, the others find it there
-        loaded = load_model(
-            storage, job.recipe, job.adapter_version, job.base, job.training, device
-        )
-    who = [BASE, ADAPTER]
-    if job.champion_version is not None:
-        add_champion(loaded.model, storage.adapter(job.recipe, job.champion_version))
-        who.append(CHAMPION)
+    loaded = load_models(job, storage, log, ranks)
+    who = [BASE, ADAPTER, *([CHAMPION] if job.champion_version is not None else [])]
     with ranks.first_one_first():  # and writes the cache of tokens
         held_out = read_held_out(job, loaded, storage)
     log(f"{len(held_out.tokens)} held-out rows under {', '.join(who)} {job.adapter_version}")
     rows = evaluate_rows(loaded.model, held_out, job, storage, report_progress, ranks)
-    if not ranks.is_first:
+    answers_alone = not is_sharded(loaded.model)
+    if answers_alone and not ranks.is_first:
         return {}
     samples, canaries = _answers(loaded, held_out.mixed, job, who, report_progress)
+    if not ranks.is_first:
+        return {}
     span, resamples, seed = job.training.supervise, settings.bootstrap_resamples, settings.seed
     result = {
         **figures(rows, span, resamples, seed),

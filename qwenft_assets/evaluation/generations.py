@@ -12,6 +12,7 @@ from qwenft_assets.evaluation.canaries import Answer
 from qwenft_assets.inference.generate import generation_options
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.storage import read_json_lines
+from qwenft_assets.training.fsdp import is_sharded
 
 BUNDLED_PROMPTS = Path(__file__).with_name("prompts.jsonl")
 EXAMPLE = '{"id": "...", "instruction": "...", "input": ""}'
@@ -73,6 +74,8 @@ def answer_greedily(
         ),
     )
     device = model.get_input_embeddings().weight.device
+    # The processes that hold a model together draw the same answers, each step with all of them.
+    together = {"synced_gpus": is_sharded(model)}
     # Longest first, so that prompts of like length share a batch.
     order = sorted(range(len(prompts)), key=lambda n: -len(prompts[n]))
     answers: dict[int, Answer] = {}
@@ -86,8 +89,8 @@ def answer_greedily(
             return_tensors="pt",
         )
         ids, mask = (inputs[name].to(device) for name in ("input_ids", "attention_mask"))
-        with torch.inference_mode():
-            output = model.generate(input_ids=ids, attention_mask=mask, **options)
+        with torch.no_grad():
+            output = model.generate(input_ids=ids, attention_mask=mask, **options, **together)
         for n, new in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
             answers[n] = _answer(tokenizer, new, options["eos_token_id"])
         report_progress(len(answers), len(prompts), "prompts answered")

@@ -11,6 +11,7 @@ from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.training.batches import flatten
 from qwenft_assets.training.decoder import FlatDecoder, supports
 from qwenft_assets.training.device import GIB
+from qwenft_assets.training.fsdp import is_sharded
 from qwenft_assets.training.loss import (
     HiddenStates,
     SpanLosses,
@@ -82,19 +83,24 @@ def losses_by_model(
         flat: Read rows without padding, by the decoder of training, where it knows the family; None:
             on a GPU. The CPU takes the model's own forward, which nothing here has touched.
     """
+    together = is_sharded(model)
     on_gpu = model.device.type == "cuda"
-    decoder = flat_decoder(model) if (on_gpu if flat is None else flat) else None
+    decoder = flat_decoder(model) if (on_gpu and not together if flat is None else flat) else None
     found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
     own = ranks.share(lengths_of(rows))
-    for chosen in batches_by_length([rows[n] for n in own], batch_tokens):
+    batches = [*batches_by_length([rows[n] for n in own], batch_tokens)]
+    idle = ranks.largest(len(batches)) - len(batches) if together else 0
+    for chosen in batches:
         indices = [own[n] for n in chosen]
         batch = [rows[n] for n in indices]
         for name in who:
             with acting_as(model, name):
                 hidden_states = _flat_hidden_states(decoder, name) if decoder else None
-                losses = _within_memory(model, batch, hidden_states)
+                losses = _within_memory(model, batch, hidden_states, can_retry=not together)
             found[name].update(zip(indices, losses, strict=True))
         report_progress(len(found[who[0]]), len(own), "held-out rows")
+    for _ in range(idle * len(who)):  # of a sharded model all run as many passes
+        span_losses(model, [rows[0]])
     for of_model in found.values():
         of_model.update(ranks.gather(list(of_model.items())))
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
@@ -132,7 +138,11 @@ def _flat_hidden_states(decoder: FlatDecoder, who: str) -> HiddenStates:
 
 
 def _within_memory(
-    model: Any, batch: Sequence[TokenRow], hidden_states: HiddenStates | None
+    model: Any,
+    batch: Sequence[TokenRow],
+    hidden_states: HiddenStates | None,
+    *,
+    can_retry: bool = True,
 ) -> list[SpanLosses]:
     """Losses of a batch, cut in two as often as memory asks for: no row's loss depends on others."""
     try:
@@ -140,6 +150,11 @@ def _within_memory(
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
+        if not can_retry:
+            raise DeviceError(
+                f"the evaluation ran out of memory with {len(batch)} rows, and processes that share a "
+                "model cannot cut them in two. Lower evaluation.batch_tokens."
+            ) from error
         if len(batch) == 1:
             raise DeviceError(
                 f"the evaluation ran out of memory with a single row of {len(batch[0].input_ids)} "

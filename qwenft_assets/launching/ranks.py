@@ -63,6 +63,12 @@ class Ranks:
         """For each flag whether anyone has set it."""
         return [number > 0 for number in self.sum_numbers(*(float(flag) for flag in flags))]
 
+    def largest(self, number: int) -> int:
+        """The largest of everyone's numbers."""
+        mine = [0] * self.size
+        mine[self.rank] = number
+        return int(max(self.sum_numbers(*mine)))
+
     def gather(self, items: Sequence[Value]) -> list[Value]:
         """Everyone's items, those of the first process first."""
         if self.size == 1:

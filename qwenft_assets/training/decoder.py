@@ -5,7 +5,8 @@ kernel, and what stands between the products is fused. A test holds it to transf
 The parameters are those of the PEFT model, so that training it here is training that model.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.errors import ConfigError
@@ -19,6 +20,7 @@ from qwenft_assets.training.frozen_weight import (
     Nf4Weight,
     fused,
 )
+from qwenft_assets.training.fsdp import run_layers, sharded
 from qwenft_assets.training.lora_linear import (
     LoraLinear,
     LoraPart,
@@ -44,7 +46,13 @@ class FlatDecoder:
     """A PEFT model, or its base, as a function of flat batches."""
 
     def __init__(
-        self, model: Any, *, weights: str, keep_4bit: bool = False, one_adapter: bool = True
+        self,
+        model: Any,
+        *,
+        weights: str,
+        keep_4bit: bool = False,
+        one_adapter: bool = True,
+        shards: int = 1,
     ) -> None:
         """Stack the weights of a loaded model.
 
@@ -55,6 +63,8 @@ class FlatDecoder:
                 same numbers, without the work of turning them into bf16 for every product.
             one_adapter: The model's adapter is the only one it will wear, so that room beside the
                 weights can be cut to it.
+            shards: Above 1, all processes hold the weights of the layers together; they may still
+                stand on the CPU, and nothing but this decoder can run the model from here on.
 
         Raises:
             ConfigError: The model is of another family.
@@ -67,9 +77,15 @@ class FlatDecoder:
             )
         self.causal, self.core, self.config = causal, causal.model, causal.config
         self._hold = (weights, keep_4bit)
-        self._one_adapter, self._worn = one_adapter, ADAPTER
+        self._one_adapter, self._worn, self._shards = one_adapter, ADAPTER, shards
         self._linear: list[tuple[LoraLinear, Sequence[Any]]] = []
-        self.layers = [_Layer(layer, self._stack, self.config) for layer in self.core.layers]
+        layers = (_Layer(layer, self._stack, self.config) for layer in self.core.layers)
+        if shards > 1:
+            self._through_layers = sharded(layers, self.head.device.type)
+            self.layers = self._through_layers.layers
+        else:
+            self.layers = [*layers]
+            self._through_layers = partial(run_layers, self.layers)
 
     @property
     def head(self) -> "torch.Tensor":
@@ -95,8 +111,6 @@ class FlatDecoder:
             checkpointing: Keep only the input of each layer, and compute the layer again for the
                 gradient.
         """
-        from torch.utils.checkpoint import checkpoint
-
         x = self.core.embed_tokens(batch.input_ids)
         if adapted:
             round_adapters([linear for linear, _ in self._linear], x.dtype)
@@ -104,13 +118,8 @@ class FlatDecoder:
             x = x + neftune_noise(batch, x, noise_alpha)
         cos, sin = self.core.rotary_emb(x[None], batch.position_ids[None])  # (1, tokens, head size)
         rotation = (cos[0, :, None], sin[0, :, None])
-        for layer in self.layers:
-            arguments = (x, rotation, batch, training, adapted)
-            x = (
-                checkpoint(layer, *arguments, use_reentrant=False)
-                if checkpointing
-                else layer(*arguments)
-            )
+        arguments = (rotation, batch, training, adapted)
+        x = self._through_layers(x, *arguments, checkpointing=checkpointing)
         norm = self.core.norm
         return fused(rms_norm, x.device.type)(x, norm.weight, norm.variance_epsilon)
 
@@ -132,9 +141,13 @@ class FlatDecoder:
         bases = [getattr(module, "base_layer", module) for module in modules]
         parts, scale, dropout = _adapter_of(modules, ADAPTER)
         outputs = sum(base.out_features for base in bases)
-        spare = spare_columns(parts, outputs, bases[0].in_features) if self._one_adapter else 0
+        # A part of a sharded weight has no room beside it: what is gathered is not kept.
+        has_room = self._one_adapter and self._shards == 1
+        spare = spare_columns(parts, outputs, bases[0].in_features) if has_room else 0
         stacked = LoraLinear(_frozen(bases, *self._hold, spare), parts, scale, dropout)
         self._linear.append((stacked, modules))
+        if self._shards > 1:
+            _empty([base.weight for base in bases])
         return stacked
 
 
@@ -155,7 +168,20 @@ class _Layer:
         self.key_heads = config.num_key_value_heads
         self.head_size = attention.head_dim
 
-    def __call__(
+    @property
+    def linears(self) -> Mapping[str, LoraLinear]:
+        """Its products, by name."""
+        return {"qkv": self.qkv, "output": self.output, "gate_up": self.gate_up, "down": self.down}
+
+    def __call__(self, x: "torch.Tensor", *arguments: Any, checkpointing: bool) -> "torch.Tensor":
+        """(tokens, hidden size) to the same; the arguments are those of _forward."""
+        if checkpointing:
+            from torch.utils.checkpoint import checkpoint
+
+            return checkpoint(self._forward, x, *arguments, use_reentrant=False)
+        return self._forward(x, *arguments)
+
+    def _forward(
         self,
         x: "torch.Tensor",
         rotation: "tuple[torch.Tensor, torch.Tensor]",
@@ -163,7 +189,6 @@ class _Layer:
         training: bool,
         adapted: bool,
     ) -> "torch.Tensor":
-        """(tokens, hidden size) to the same."""
         device = x.device.type
         mode = {"training": training, "adapted": adapted}
         norm = self.before_attention
@@ -257,8 +282,7 @@ def _frozen(
     stacked = torch.cat([part.detach() for part in parts]) if len(parts) > 1 else parts[0].detach()
     if weights == "fp8":
         rounded = Fp8Weight(stacked, bias)
-        for part in parts:  # from here on only this decoder can run the model
-            part.data = part.data.new_empty(0)
+        _empty(parts)
         return rounded
     # The layers become views of what they were stacked to: nothing is held twice.
     stacked = pad(stacked, (0, spare_columns)) if spare_columns else stacked
@@ -266,3 +290,9 @@ def _frozen(
     for part, view in zip(parts, held.weight.split([p.shape[0] for p in parts]), strict=True):
         part.data = view
     return held
+
+
+def _empty(parts: Sequence[Any]) -> None:
+    """Let go of a model's own weights: from here on only this decoder can run it."""
+    for part in parts:
+        part.data = part.data.new_empty(0)

@@ -7,7 +7,15 @@ from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.device import Device, find_gpus, resolve_device
 from qwenft_assets.training.engines import engine_of, require_engine
-from qwenft_assets.training.forecast import Forecast, Work, disk_gib, forecast, work_of
+from qwenft_assets.training.forecast import (
+    Forecast,
+    Work,
+    disk_gib,
+    forecast,
+    memory_on,
+    work_of,
+)
+from qwenft_assets.training.sharding import OBSTACLES, require_shardable
 
 FREE_OF_AN_IDLE_GPU = 0.98
 
@@ -20,17 +28,21 @@ def require_feasible(
     Raises:
         DeviceError: It does not fit into the GPU's memory, or there are fewer GPUs than processes.
         ConfigError: It would evaluate more than it trains, or take longer than `max_hours`; or Unsloth
-            would have to run in several processes.
+            would have to run in several processes; or settings rule out a sharding that they ask for.
         StorageError: The disk has no room for it.
         BaseModelError: The base model cannot be found.
     """
     settings = config.training
     require_engine(settings, device.type)
     _require_one_process(config)
+    require_shardable(settings, config.launcher.size())
     _require_gpu_each(config.launcher, device)
     work = work_of(config, recipe, storage)
     _require_sane_evaluations(work)
-    on_device = forecast(work, settings, storage, device)
+    try:
+        on_device = forecast(work, settings, storage, device, config.launcher.size())
+    except DeviceError as error:
+        raise DeviceError(f"{error}{_if_sharded(config, work, device)}") from error
     _require_hours(work, on_device, settings)
     needed = disk_gib(work, settings, storage)
     storage.require_free(sum(needed.values()), f"a {recipe} run")
@@ -70,7 +82,7 @@ def in_words(hours: float) -> str:
 
 def launcher_in_words(launcher: LauncherConfig, step_sequences: int) -> str:
     """Who trains together, and what of a step is whose."""
-    if launcher.kind == "local" or launcher.processes == 1:
+    if launcher.size() == 1:
         return f"{launcher.kind}: one process; {step_sequences} sequences a step"
     where = {
         "accelerate": "on this machine",
@@ -103,6 +115,26 @@ def _require_gpu_each(launcher: LauncherConfig, device: Device) -> None:
             f"launcher.processes is {launcher.processes}, and nvidia-smi finds {found} GPUs: each process "
             f"takes one of its own. Set launcher.processes to {max(found, 1)}."
         )
+
+
+def _if_sharded(config: Config, work: Work, device: Device) -> str:
+    """What to set so that the GPUs that are there hold the model together; empty where they cannot."""
+    settings, launcher = config.training, config.launcher
+    gpus = max(launcher.size(), len(find_gpus()))
+    if gpus == 1:
+        return ""
+    wanted = {name: use for name, no, use, _ in OBSTACLES if getattr(settings, name) == no}
+    sharded = settings.model_copy(update={**wanted, "shard_base_weights": True})
+    try:
+        memory_on(work, sharded, device.free_vram_gib, gpus)
+    except DeviceError:
+        return ""
+    if settings.shard_base_weights is False:
+        wanted["shard_base_weights"] = "auto"
+    changes = [f"training.{name} to {value}" for name, value in wanted.items()]
+    if launcher.size() < gpus:
+        changes.append(f"launcher.kind to accelerate and launcher.processes to {gpus}")
+    return f" Or have {gpus} GPUs hold the weights together: set {', '.join(changes)}."
 
 
 def _require_sane_evaluations(work: Work) -> None:

@@ -141,7 +141,9 @@ def work_of(config: Config, recipe: RecipeName, storage: Storage) -> Work:
     )
 
 
-def forecast(work: Work, settings: TrainingConfig, storage: Storage, device: Device) -> Forecast:
+def forecast(
+    work: Work, settings: TrainingConfig, storage: Storage, device: Device, processes: int = 1
+) -> Forecast:
     """What the work takes on a machine.
 
     Args:
@@ -149,20 +151,23 @@ def forecast(work: Work, settings: TrainingConfig, storage: Storage, device: Dev
         settings: Of the run.
         storage: Where earlier runs may say how fast this machine is.
         device: The machine; one that is not here is a `Device` as well.
+        processes: That train together, each on such a device.
 
     Raises:
         DeviceError: It does not fit; says what would help, and by how much.
     """
     memory = None
     if device.type == "cuda":
-        memory = memory_on(work, settings, device.free_vram_gib)
+        memory = memory_on(work, settings, device.free_vram_gib, processes)
     speed = speed_of(work.base.name, work.shape, settings, storage, device, memory)
     # An evaluation is a forward pass, which is a third of the products of a training pass and more.
     tokens = work.train_tokens + work.evaluation_tokens / 2
     return Forecast(device.name, memory, speed, tokens / speed.tokens_per_second / 3600)
 
 
-def memory_on(work: Work, settings: TrainingConfig, free_gib: float) -> MemoryPlan:
+def memory_on(
+    work: Work, settings: TrainingConfig, free_gib: float, processes: int = 1
+) -> MemoryPlan:
     """The plan of memory that the run itself will make.
 
     Raises:
@@ -176,6 +181,7 @@ def memory_on(work: Work, settings: TrainingConfig, free_gib: float) -> MemoryPl
         max(work.largest_step_tokens, work.longest_row_tokens),
         work.longest_row_tokens,
         available,
+        processes,
     )
 
 
@@ -216,25 +222,35 @@ def base_shape(base: BaseModelRef) -> ModelShape:
     """
     if base.kind != "folder" and base.name in SHAPES:
         return SHAPES[base.name]
-    path = Path(base.path) / "config.json" if base.kind == "folder" else _fetch_config(base)
-    values = {"head_dim": None, "tie_word_embeddings": False, **json.loads(path.read_text("utf-8"))}
-    values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
+    return shape_in(Path(base.path) if base.kind == "folder" else _fetch_config(base).parent)
+
+
+def shape_in(folder: Path) -> ModelShape:
+    """The shape of the model in a folder, from its config.json.
+
+    Raises:
+        BaseModelError: It is of no decoder that this project trains.
+    """
+    path = folder / "config.json"
+    values: dict[str, Any] = {"head_dim": None, "tie_word_embeddings": False}
     try:
+        values |= json.loads(path.read_text("utf-8"))
+        values.setdefault("num_key_value_heads", values.get("num_attention_heads"))
         return shape_of(SimpleNamespace(**values))
-    except (AttributeError, TypeError) as error:
+    except (AttributeError, TypeError, ValueError, OSError) as error:
         raise BaseModelError(
             f"{path}: names no sizes of a decoder ({error}). Use a Qwen2.5 or Llama-like base model."
         ) from error
 
 
-def smallest_card_gib(work: Work, settings: TrainingConfig) -> float | None:
+def smallest_card_gib(work: Work, settings: TrainingConfig, processes: int = 1) -> float | None:
     """GPU memory below which the run is refused, to a tenth of a GiB; None above 1 TiB."""
     uncapped = settings.model_copy(update={"max_vram_gib": None})
     low, high = CONTEXT_GIB, 1024.0
     while high - low > 0.05:  # noqa: PLR2004  (a tenth of a GiB, halved)
         middle = (low + high) / 2
         try:
-            memory_on(work, uncapped, middle)
+            memory_on(work, uncapped, middle, processes)
         except DeviceError:
             low = middle
         else:

@@ -4,18 +4,19 @@ How these are cut into forward passes is a matter of memory and changes no loss:
 over tokens, divided by the tokens of the whole step.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
+from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.training.batches import flatten
 from qwenft_assets.training.engines import FlatForward, engine_named, engine_of
 from qwenft_assets.training.head import losses, sum_of_losses
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.loss import batches_by_length, row_losses
-from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan
+from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan, shards_of
 from qwenft_assets.training.padded import padded_sum_of_losses
 from qwenft_assets.training.tokens import TokenRow
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 EVAL_BATCH_TOKENS = 4_096
+IDLE_ROW = TokenRow("", "", "", input_ids=[0, 0], answer_start=0, truncated=False)
+"""As short as a row can be that predicts something."""
 
 
 @dataclass
@@ -37,6 +40,8 @@ class Passes:
     checkpointing: bool
     last_tokens: int = 0
     """Of the pass that was begun last."""
+    in_step: Ranks = ALONE
+    """The processes that gather each layer from one another: all run as many passes."""
 
     def halve(self) -> None:
         """Take half the tokens of the last pass into one, and keep less of each layer."""
@@ -68,6 +73,22 @@ class Passes:
         counted = hidden.index_select(0, batch.counted)
         return sum_of_losses(counted, self.decoder.head, batch.targets[batch.counted])
 
+    def idle(self, own: int, device: str) -> "Iterator[torch.Tensor]":
+        """Passes beside one's own, until all processes have run as many; their loss is zero.
+
+        To be asked before one's own passes, and iterated over after them.
+        """
+        return self.idle_passes(self.in_step.largest(own) - own, device)
+
+    def idle_passes(self, count: int, device: str) -> "Iterator[torch.Tensor]":
+        """So many passes of a short row through all layers."""
+        for _ in range(count):
+            assert self.decoder is not None  # noqa: S101  (what is in step is sharded, which is flat)
+            batch = flatten([IDLE_ROW], "full", device)
+            # Neither noise nor dropout: the numbers drawn for real passes stay what they are.
+            hidden = self.decoder.hidden_states(batch, checkpointing=self.checkpointing)
+            yield 0 * hidden.sum()
+
     def sum_without_gradient(
         self, rows: Sequence[TokenRow], supervise: str, device: str
     ) -> tuple[float, int]:
@@ -77,29 +98,38 @@ class Passes:
         import torch
 
         total, tokens = 0.0, 0
-        with torch.inference_mode():
-            for indices in batches_by_length(rows, max(self.max_tokens, 1)):
+        batches = [*batches_by_length(rows, max(self.max_tokens, 1))]
+        # Not inference_mode: what FSDP2 gathers into is made once, here and in training.
+        with torch.no_grad():
+            idle = self.idle(len(batches), device)
+            for indices in batches:
                 batch = flatten([rows[n] for n in indices], supervise, device)
                 self.last_tokens = sum(batch.lengths)
                 hidden = self.decoder.hidden_states(batch)[batch.counted]
                 of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
                 total += float(of_tokens.double().sum())
                 tokens += len(of_tokens)
+            for _ in idle:
+                pass
         return total, tokens
 
 
-def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> Passes:
+def make_passes(
+    model: Any, settings: TrainingConfig, plan: MemoryPlan | None, ranks: Ranks = ALONE
+) -> Passes:
     """How this run's steps go through the model.
 
     Args:
         model: The PeftModel.
         settings: Of the run.
         plan: What memory allows; None on a CPU.
+        ranks: The processes that train together.
     """
+    shards = shards_of(settings, plan, ranks)
     tokens = plan.micro_batch_tokens if plan else CPU_MICRO_BATCH_TOKENS
     decoder = None
     if settings.batching != "padded":
-        decoder = engine_named(engine_of(settings)).flat_forward(model, settings, plan)
+        decoder = engine_named(engine_of(settings)).flat_forward(model, settings, plan, shards)
     checkpointing = plan.checkpointing if plan else settings.gradient_checkpointing is True
     if decoder is None and checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
@@ -109,6 +139,7 @@ def make_passes(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -
         settings.micro_batch_tokens or tokens,
         settings.micro_batch_rows,
         checkpointing,
+        in_step=ranks if shards > 1 else ALONE,
     )
 
 

@@ -19,7 +19,7 @@ CODE_VERSION = "2"
 PLACEMENT_SETTINGS = {
     *("device", "min_vram_gib", "max_vram_gib", "base_model", "base_revision", "engine"),
     *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
-    *("checkpoint_minutes", "max_hours"),
+    *("shard_base_weights", "checkpoint_minutes", "max_hours"),
 }
 """Settings that say where and how to run, not what is learnt, or that the base's revision and the engine's name
 stand for."""

@@ -92,7 +92,7 @@ def _token_losses(
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     _refuse_scaled_logits(causal.config)
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather a sharded model
         hidden = hidden_states(rows) if hidden_states else _hidden_states(causal, rows)
         sources: list[int] = []  # positions whose next token is counted
         targets: list[int] = []

@@ -9,8 +9,10 @@ from typing import Any
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
+from qwenft_assets.launching.ranks import Ranks
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.head import BLOCK_TOKENS
+from qwenft_assets.training.sharding import can_shard
 
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 4 / 64, "fp8": 2.0, "bf16": 2.0, "fp32": 4.0}
 """Of a linear layer. 4 bits have a scale for 64 of them; fp8 is held twice, see frozen_weight."""
@@ -24,6 +26,9 @@ UNPACK_COST_TOKENS = 800.0
 PASS_COST_TOKENS = 500.0
 """What a pass costs however few tokens it has: each weight is read, each kernel launched."""
 CPU_MICRO_BATCH_TOKENS = 4_096
+GATHERED_LAYERS = 3
+"""Of sharded weights, whole at a time: the layer at work, and the next one as it arrives and as it is
+laid out. Reckoned from how FSDP2 works, not measured."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ class MemoryPlan:
     """Tokens of one forward pass."""
     parts_gib: dict[str, float]
     """weights, activations, optimizer, logits, context: GiB of each at the peak."""
+    shards: int = 1
+    """Processes that hold the layers' frozen weights together; 1: each holds them whole."""
 
     @property
     def peak_gib(self) -> float:
@@ -89,11 +96,12 @@ def plan_memory(
     largest_step_tokens: int,
     longest_row_tokens: int,
     available_gib: float,
+    processes: int = 1,
 ) -> MemoryPlan:
     """The fastest way to cut an optimizer step that fits.
 
     Weighed against each other: weights held in bf16 or in 4 bits, few passes or many, layers kept or
-    computed again. What the settings fix stays fixed.
+    computed again. What the settings fix stays fixed. Weights are sharded only where nothing else fits.
 
     Args:
         shape: Of the base model.
@@ -102,6 +110,7 @@ def plan_memory(
         largest_step_tokens: Tokens of the largest optimizer step.
         longest_row_tokens: A pass is never smaller.
         available_gib: What this process may take of the GPU.
+        processes: That train together, each on a GPU of its own.
 
     Raises:
         DeviceError: Nothing fits; says what would help, and by how much.
@@ -112,24 +121,42 @@ def plan_memory(
             shape,
             settings,
             trainable_parameters,
-            (keep_4bit, checkpointing),
+            (keep_4bit, checkpointing, shards),
             longest_row_tokens,
             largest_step_tokens,
             available_gib,
         )
         for checkpointing in ([False, True] if asked == "auto" else [bool(asked)])
         for keep_4bit in _ways_to_hold(settings)
+        for shards in _ways_to_shard(settings, processes)
     ]
     fitting = [plan for plan in plans if plan.peak_gib <= available_gib]
     if fitting:
-        return min(fitting, key=lambda plan: _relative_cost(plan, largest_step_tokens))
+        return min(
+            fitting, key=lambda plan: (plan.shards, _relative_cost(plan, largest_step_tokens))
+        )
     smallest = min(plans, key=lambda plan: plan.peak_gib)
+    each = f" on each of {smallest.shards} GPUs" if smallest.shards > 1 else ""
     raise DeviceError(
-        f"training needs {smallest.peak_gib:.1f} GiB of GPU memory with passes of one row of "
+        f"training needs {smallest.peak_gib:.1f} GiB of GPU memory{each} with passes of one row of "
         f"{longest_row_tokens} tokens, {available_gib:.1f} are free ({_in_words(smallest)}). Lower "
         "training.max_length_tokens, set training.gradient_checkpointing to auto, or use weights: "
         "nf4."
     )
+
+
+def shards_of(settings: TrainingConfig, plan: MemoryPlan | None, ranks: Ranks) -> int:
+    """Processes that hold the weights of the layers together; 1: each holds them whole.
+
+    Args:
+        settings: Of the run.
+        plan: What GPU memory allows. None on a CPU, which shards only where the settings say true.
+        ranks: The processes that train together.
+    """
+    if plan is not None:
+        return plan.shards
+    asked = settings.shard_base_weights is True and can_shard(settings, ranks.size)
+    return ranks.size if asked else 1
 
 
 def _ways_to_hold(settings: TrainingConfig) -> list[bool]:
@@ -139,22 +166,28 @@ def _ways_to_hold(settings: TrainingConfig) -> list[bool]:
     return [True] if settings.engine == "unsloth" else [False, True]
 
 
+def _ways_to_shard(settings: TrainingConfig, processes: int) -> list[int]:
+    if not can_shard(settings, processes):
+        return [1]
+    return [processes] if settings.shard_base_weights is True else [1, processes]
+
+
 def _fit(
     shape: ModelShape,
     settings: TrainingConfig,
     trainable: int,
-    option: tuple[bool, bool],
+    option: tuple[bool, bool, int],
     needed_tokens: int,
     largest_step_tokens: int,
     available_gib: float,
 ) -> MemoryPlan:
-    keep_4bit, checkpointing = option
-    parts = fixed_gib(shape, settings, trainable, keep_4bit=keep_4bit)
+    keep_4bit, checkpointing, shards = option
+    parts = fixed_gib(shape, settings, trainable, keep_4bit=keep_4bit, shards=shards)
     per_token = activation_bytes_per_token(shape, checkpointing=checkpointing) * SLACK / GIB
     room = int(max(available_gib - sum(parts.values()), 0) / per_token)
     tokens = settings.micro_batch_tokens or min(max(room, needed_tokens), largest_step_tokens)
     parts["activations"] = per_token * tokens
-    return MemoryPlan(keep_4bit, checkpointing, tokens, parts)
+    return MemoryPlan(keep_4bit, checkpointing, tokens, parts, shards)
 
 
 def _relative_cost(plan: MemoryPlan, step_tokens: int) -> float:
@@ -167,7 +200,12 @@ def _relative_cost(plan: MemoryPlan, step_tokens: int) -> float:
 
 
 def fixed_gib(
-    shape: ModelShape, settings: TrainingConfig, trainable: int, *, keep_4bit: bool
+    shape: ModelShape,
+    settings: TrainingConfig,
+    trainable: int,
+    *,
+    keep_4bit: bool,
+    shards: int = 1,
 ) -> dict[str, float]:
     """What does not grow with the tokens of a pass, in GiB by part."""
     kind = settings.weights
@@ -175,7 +213,10 @@ def fixed_gib(
     if kind == "nf4" and not keep_4bit:
         per_weight += 2.0  # both are held
     element = 4 if kind == "fp32" else 2
-    weights = shape.linear_weights * per_weight + shape.vocabulary_weights * element
+    of_layers = shape.linear_weights * per_weight
+    if shards > 1:
+        of_layers *= 1 / shards + min(GATHERED_LAYERS / shape.layers, 1)
+    weights = of_layers + shape.vocabulary_weights * element
     if kind == "nf4" and keep_4bit:  # the largest stack of layers, in bf16 for a moment
         weights += 2 * shape.hidden * shape.intermediate * 2
     # fp32 adapter and gradient, and two moments: a byte each in the 8-bit optimizer.

@@ -57,7 +57,8 @@ class OutOfMemory:
             self._halve(step, problem)
 
     def _halve(self, step: int, problem: str) -> None:
-        if self.halvings >= MAX_HALVINGS:
+        # Where layers are gathered from all processes, one cannot begin its step anew by itself.
+        if self.halvings >= MAX_HALVINGS or self.passes.in_step.size > 1:
             raise DeviceError(self._advice(step))
         self.halvings += 1
         self.history.halved_at.append(step)
@@ -76,10 +77,14 @@ class OutOfMemory:
         of_row = activation_bytes_per_token(shape, checkpointing=True) * length / GIB
         optimizer = fixed_gib(shape, settings, trainable, keep_4bit=False)["optimizer"]
         where = f"{self.plan.peak_gib:.1f} GiB were planned" if self.plan else "on the CPU"
+        tokens = self.passes.max_tokens
+        tried, helps = f", halved {MAX_HALVINGS} times already", self._lighter_weights(shape)
+        if self.passes.in_step.size > 1:
+            tried = ", which processes that share a model cannot halve"
+            helps = f"training.micro_batch_tokens: {max(tokens // 2, 1)}"
         return (
-            f"out of memory at step {step} with passes of {self.passes.max_tokens} tokens, halved "
-            f"{MAX_HALVINGS} times already ({where}). What helps: {self._lighter_weights(shape)}; "
-            f"training.max_length_tokens: {length // 2} (a row keeps {of_row / 2:.2f} GiB instead of "
+            f"out of memory at step {step} with passes of {tokens} tokens{tried} ({where}). What helps: "
+            f"{helps}; training.max_length_tokens: {length // 2} (a row keeps {of_row / 2:.2f} GiB instead of "
             f"{of_row:.2f}); training.lora.rank: {max(settings.lora.rank // 2, 1)} (the optimizer "
             f"takes {optimizer / 2:.2f} GiB instead of {optimizer:.2f}). The same command goes on "
             "from the last checkpoint where only max_vram_gib changes."

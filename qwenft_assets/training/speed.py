@@ -68,6 +68,8 @@ def speed_of(
     if memory is not None and memory.keep_4bit:
         share *= KEEP_4BIT_SHARE
     about = f"assumed: {tflops:.0f} TFLOP/s, of which {share:.0%}"
+    if memory is not None and memory.shards > 1:
+        about += "; the time to gather layers is not known and not counted"
     return Speed(tflops * 1e12 * share / flop_a_token, about)
 
 

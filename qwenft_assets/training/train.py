@@ -33,11 +33,20 @@ from qwenft_assets.training.checkpoints import (
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.engines import engine_named
 from qwenft_assets.training.engines.peft import load_tokenizer
+from qwenft_assets.training.forecast import lora_parameters, shape_in
+from qwenft_assets.training.fsdp import place_all_but_layers
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import TrainingJob
-from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, plan_memory, shape_of
+from qwenft_assets.training.memory import (
+    CONTEXT_GIB,
+    MemoryPlan,
+    ModelShape,
+    plan_memory,
+    shards_of,
+)
 from qwenft_assets.training.publish import publish, what_came_of_it, what_was_trained
 from qwenft_assets.training.schedule import sequences
+from qwenft_assets.training.sharding import require_shardable
 from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
 from qwenft_assets.training.tokens import TokenRow, lengths_of, rows_to_train_on, tokenize_mixture
 from qwenft_assets.training.trainer import make_trainer
@@ -107,15 +116,14 @@ def _train(
     eval_rows = choose_eval_rows(held_out, settings.max_eval_rows, settings.seed)
     loaded = time.monotonic()
     set_seed(settings.seed)
-    engine = engine_named(job.engine)
     log(f"engine: {job.engine}")
-    model = engine.add_lora(
-        engine.load_base(base_folder, settings.weights, job.device), settings.lora
-    )
+    require_shardable(settings, ranks.size)
     plan = None
     if on_gpu:
-        plan = plan_on_gpu(model, train_rows, eval_rows, settings)
+        plan = plan_on_gpu(shape_in(base_folder), train_rows, eval_rows, settings, ranks)
         log(f"memory: {plan}")
+    shards = shards_of(settings, plan, ranks)
+    model = load_with_adapter(job, base_folder, shards, log)
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     identity = identity_of(job.version, job.device, checkpoints, job.engine)
     last, history, problem = ranks.told(
@@ -162,6 +170,7 @@ def _train(
         **what_came_of_it(history, trainer.state.global_step),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
         "processes": ranks.size,
+        "shards": shards,
         "memory_plan": dataclasses.asdict(plan) if plan else None,
         "seconds": round(time.monotonic() - started, 1),
         "seconds_by_phase": {
@@ -195,36 +204,63 @@ def _disk_full_explained(checkpoints: Path) -> Iterator[None]:
 
 
 def plan_on_gpu(
-    model: Any,
+    shape: ModelShape,
     train_rows: Sequence[TokenRow],
     eval_rows: Sequence[TokenRow],
     settings: TrainingConfig,
+    ranks: Ranks = ALONE,
 ) -> MemoryPlan:
     """What of the GPU this run may take, and how it cuts its steps to fit.
+
+    Of several processes all make the plan of the one whose GPU has the least free.
 
     Raises:
         DeviceError: Nothing fits.
     """
     import torch
 
-    free, total = (amount / GIB for amount in torch.cuda.mem_get_info())
-    # What the base model holds already is part of the plan.
-    available = free + torch.cuda.memory_reserved() / GIB + CONTEXT_GIB
-    if settings.max_vram_gib:
-        available = min(available, settings.max_vram_gib)
-        torch.cuda.set_per_process_memory_fraction(
-            min((settings.max_vram_gib - CONTEXT_GIB) / total, 1.0)
-        )
+    free, _ = torch.cuda.mem_get_info()
+    # What the base model holds already, where it is there, is part of the plan.
+    available = (free + torch.cuda.memory_reserved()) / GIB + CONTEXT_GIB
+    available = min(available, settings.max_vram_gib or available)
     lengths = lengths_of(train_rows)
     of_sequences = [sum(lengths[n] for n in group) for group in sequences(lengths, settings)]
     return plan_memory(
-        shape_of(model.get_base_model().config),
+        shape,
         settings,
-        sum(p.numel() for p in model.parameters() if p.requires_grad),
+        lora_parameters(shape, settings.lora),
         sum(sorted(of_sequences, reverse=True)[: settings.step_sequences]),
         max(lengths + lengths_of(eval_rows)),
-        available,
+        min(ranks.gather([available])),
+        ranks.size,
     )
+
+
+def load_with_adapter(job: TrainingJob, base_folder: Path, shards: int, log: Log) -> Any:
+    """The base model with a fresh adapter, on its device.
+
+    Of a sharded model, no device has room for the whole: its layers stay on the CPU, until they go to
+    their places one by one.
+    """
+    settings, engine = job.settings, engine_named(job.engine)
+    where = "cpu" if shards > 1 else job.device
+    model = engine.add_lora(engine.load_base(base_folder, settings.weights, where), settings.lora)
+    if shards > 1:
+        place_all_but_layers(model, job.device)
+        log(f"the frozen weights of the layers are sharded over {shards} processes")
+    if job.device == "cuda":
+        limit_gpu_memory(settings)
+    return model
+
+
+def limit_gpu_memory(settings: TrainingConfig) -> None:
+    """Take no more of the GPU than `max_vram_gib` from here on; loading the base may have taken more."""
+    import torch
+
+    if settings.max_vram_gib:
+        total_gib = torch.cuda.mem_get_info()[1] / GIB
+        share = (settings.max_vram_gib - CONTEXT_GIB) / total_gib
+        torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
 
 
 def choose_eval_rows(rows: Sequence[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:

@@ -76,7 +76,7 @@ def make_trainer(
     of_step = sequences(lengths, settings)
     engine = engine_named(engine_of(settings))
     history.attention = engine.attention(model, train_rows, settings, device)
-    cut = make_passes(model, settings, plan)
+    cut = make_passes(model, settings, plan, ranks)
     memory = OutOfMemory(cut, settings, plan, model, history, log)
     counts = supervised_counts(train_rows, settings.supervise)
     own_eval_rows = [eval_rows[n] for n in ranks.share(lengths_of(eval_rows))]
@@ -103,11 +103,15 @@ def make_trainer(
             model.train()
             buffer.zero_gradients()
             loss = torch.zeros((), device=device)
-            for chosen in _in_passes(indices, lengths, cut):
+            own = [*_in_passes(indices, lengths, cut)]
+            idle = cut.idle(len(own), device)
+            for chosen in own:
                 part = cut.sum_of_losses([train_rows[n] for n in chosen], settings, device, history)
                 part = part / tokens
                 part.backward()
                 loss += part.detach()
+            for nothing in idle:
+                nothing.backward()
             return loss
 
         def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # noqa: ARG002

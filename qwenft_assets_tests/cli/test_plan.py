@@ -1,6 +1,7 @@
 """`qwenft plan` on a machine without a GPU: one screen, why not here, and what it takes elsewhere."""
 
 import json
+import re
 
 import pytest
 from typer.testing import CliRunner
@@ -69,3 +70,22 @@ def test_the_demo_would_run_here(invoke, tmp_path):
 def test_an_unknown_recipe_is_named(invoke):
     answer = invoke("plan", "--recipe", "huge", "--config", "configs/demo.yaml")
     assert "--recipe huge: not in config demo" in str(answer.exception)
+
+
+def test_gpus_that_hold_the_weights_together_are_told(invoke, tmp_path):
+    config = tmp_path / "four.yaml"
+    config.write_text(
+        "training: {weights: bf16, max_hours: 10000}\nlauncher: {kind: accelerate, processes: 4}\n",
+        encoding="utf-8",
+    )
+    words = ("plan", "--recipe", "large", "--config", str(config), "--gpu-gib", "12")
+    held = next(line for line in invoke(*words).stdout.splitlines() if "weights held in" in line)
+    assert re.split(r"\s{2,}", held.strip()) == [
+        "weights held in",
+        "–",
+        "bf16, on 4 GPUs",
+        *["bf16"] * 2,
+    ]
+    found = json.loads(invoke(*words, "--json").stdout)
+    assert found["on"]["card of 12 GiB"]["memory"]["shards"] == 4
+    assert found["smallest_card_gib"] < 12

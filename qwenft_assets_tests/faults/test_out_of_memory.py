@@ -6,6 +6,7 @@ import pytest
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
+from qwenft_assets.launching.ranks import Ranks
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.forecast import SHAPES
 from qwenft_assets.training.forward_passes import Passes
@@ -126,6 +127,24 @@ def test_the_first_advice_is_what_is_left_to_do_about_the_weights(weights, keep_
     assert found.startswith(advice), found
 
 
+def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, base_model):
+    """One that began its step anew would wait for layers that the others do not send."""
+    import torch
+
+    from qwenft_assets.training.engines.peft import add_lora, load_base
+
+    settings = tiny_config.training
+    model = add_lora(load_base(base_model, "fp32", "cpu"), settings.lora)
+    passes = Passes(model, None, 100, None, False, in_step=Ranks(0, 2))
+    memory = OutOfMemory(passes, settings, None, model, LossHistory(), print)
+
+    def without_room():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    with pytest.raises(DeviceError, match=r"cannot halve .*training\.micro_batch_tokens: 50; "):
+        memory.retried(without_room, 3)
+
+
 def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
     import torch
 
@@ -147,6 +166,8 @@ def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
     monkeypatch.setattr(losses, "span_losses", no_room_at_all)
     with pytest.raises(DeviceError, match="with a single row of 8 tokens"):
         losses._within_memory(None, rows, None)
+    with pytest.raises(DeviceError, match=r"with 7 rows, .* Lower evaluation\.batch_tokens"):
+        losses._within_memory(None, rows, None, can_retry=False)
 
 
 def no_room_at_all(model, rows, hidden_states):

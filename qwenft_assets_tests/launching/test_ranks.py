@@ -34,6 +34,7 @@ def test_one_process_takes_every_row_and_has_nobody_to_ask():
     assert ALONE.share(STEP) == list(range(len(STEP)))
     assert ALONE.any(False, True) == [False, True]
     assert ALONE.sum_numbers(1.5, 2) == [1.5, 2]
+    assert ALONE.largest(3) == 3
     assert ALONE.gather(["a"]) == ["a"]
     assert ALONE.told("b") == "b"
 

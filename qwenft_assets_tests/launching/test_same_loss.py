@@ -83,28 +83,37 @@ def alone(mixed, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("launcher", "assets"),
+    ("launcher", "assets", "shards"),
     [
-        pytest.param("accelerate", "lora_adapter,evaluation", id="accelerate"),
-        pytest.param("ray", "lora_adapter", id="ray", marks=needs_ray),
+        pytest.param("accelerate", "lora_adapter,evaluation", 1, id="accelerate"),
         pytest.param(
-            *("ray", "lora_adapter,evaluation"),
-            id="ray-evaluates-too",
+            *("accelerate", "lora_adapter,evaluation", 2),
+            id="accelerate-sharded",
+            marks=pytest.mark.faults,
+        ),
+        pytest.param("ray", "lora_adapter", 1, id="ray", marks=needs_ray),
+        pytest.param(
+            *("ray", "lora_adapter,evaluation", 2),
+            id="ray-sharded-evaluates-too",
             marks=[pytest.mark.faults, *needs_ray],
         ),
     ],
 )
 def test_two_processes_train_and_measure_as_one(
-    mixed, alone, base_model, tmp_path, launcher, assets
+    mixed, alone, base_model, tmp_path, launcher, assets, shards
 ):
     deployment = make_deployment(tmp_path, base_model)
     text = mixed.config.read_text(encoding="utf-8")
     text += f"launcher: {{kind: {launcher}, processes: 2}}\n"
+    if shards > 1:
+        text = text.replace("  epochs: 2", "  shard_base_weights: true\n  epochs: 2")
     deployment.config.write_text(text, encoding="utf-8")
     shutil.copytree(mixed.storage, deployment.storage)
     answer = deployment.run(*COMMAND, "--select", assets)
     assert answer.returncode == 0, answer.stderr[-4_000:]
     assert "2 processes share each step of 8 sequences" in answer.stderr
+    said = answer.stderr.count("the frozen weights of the layers are sharded over 2 processes")
+    assert said == (shards > 1) * len(assets.split(","))
 
     together = outcome_of(Storage(deployment.storage), alone.record["version"])
     for kind in ("learning_rate", "train", "eval"):
@@ -120,6 +129,7 @@ def test_two_processes_train_and_measure_as_one(
     for name in ("steps", "train_tokens", "padding_tokens", "train_rows", "tokens_per_step"):
         assert together.record[name] == alone.record[name], name
     assert (together.record["processes"], alone.record["processes"]) == (2, 1)
+    assert (together.record["shards"], alone.record["shards"]) == (shards, 1)
     assert together.record.keys() == alone.record.keys()
     if "evaluation" in assets:
         require_same_figures(together.evaluation, alone.evaluation)

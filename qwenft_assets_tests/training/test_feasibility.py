@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from qwenft_assets.config import Config, MixtureConfig, Recipe, TrainingConfig
+from qwenft_assets.config import Config, LauncherConfig, MixtureConfig, Recipe, TrainingConfig
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import BaseModelError, ConfigError, DeviceError, StorageError
 from qwenft_assets.storage import Storage, write_json
+from qwenft_assets.training import feasibility
 from qwenft_assets.training.device import Device
 from qwenft_assets.training.feasibility import in_one_line, require_feasible
 from qwenft_assets.training.forecast import (
@@ -168,3 +169,84 @@ def test_the_recipe_need_not_be_a_shipped_one(storage, tiny_model):
     work, on_cpu = require_feasible(config, "small", storage, CPU)
     assert work.steps >= 1
     assert on_cpu.memory is None
+
+
+SMALL_GPU = Device("cuda", "a card", 12.0, 12.4)
+
+
+def launched(config, kind="accelerate"):
+    launcher = LauncherConfig.model_validate({"kind": kind, "processes": 4})
+    return config.model_copy(update={"launcher": launcher})
+
+
+def test_what_does_not_fit_a_gpu_is_sharded_over_those_of_the_launcher(storage, monkeypatch):
+    monkeypatch.setattr(feasibility, "find_gpus", lambda: [SMALL_GPU] * 4)
+    config = launched(config_of(weights="bf16", max_hours=10_000))
+    _, found = require_feasible(config, "large", storage, SMALL_GPU)
+    assert found.memory is not None
+    assert found.memory.shards == 4
+    work = work_of(config, "large", storage)
+    whole, sharded = (smallest_card_gib(work, config.training, n) for n in (1, 4))
+    assert whole is not None
+    assert sharded is not None
+    assert sharded < whole - 6
+
+
+@pytest.mark.parametrize(
+    ("launcher", "settings", "advice"),
+    [
+        pytest.param(
+            LauncherConfig(),
+            {"weights": "bf16"},
+            "set launcher.kind to accelerate and launcher.processes to 4.",
+            id="one-process",
+        ),
+        pytest.param(
+            LauncherConfig(kind="accelerate", processes=4),
+            {"weights": "bf16", "shard_base_weights": False, "batching": "padded"},
+            "set training.batching to flattened, training.shard_base_weights to auto.",
+            id="switched-off",
+        ),
+        pytest.param(
+            LauncherConfig(kind="accelerate", processes=4),
+            {"weights": "nf4", "gradient_checkpointing": False},
+            None,
+            id="that-would-not-help",
+        ),
+    ],
+)
+def test_the_refusal_says_what_to_set_so_that_several_gpus_hold_the_model(
+    storage, monkeypatch, launcher, settings, advice
+):
+    monkeypatch.setattr(feasibility, "find_gpus", lambda: [SMALL_GPU] * 4)
+    config = config_of(**settings).model_copy(update={"launcher": launcher})
+    with pytest.raises(DeviceError) as raised:
+        require_feasible(config, "large", storage, SMALL_GPU)
+    message = str(raised.value)
+    assert "\n" not in message
+    if advice is None:
+        assert "GPUs hold the weights together" not in message
+    else:
+        assert message.endswith(f"Or have 4 GPUs hold the weights together: {advice}")
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        pytest.param("local", {}, "one process trains. Set launcher.kind", id="one-process"),
+        pytest.param(
+            *("accelerate", {"weights": "nf4"}),
+            r"training.weights is nf4: .* Set training.weights to bf16, or",
+            id="4-bit",
+        ),
+        pytest.param(
+            *("accelerate", {"batching": "padded"}),
+            "training.batching is padded: .* Set training.batching to flattened, or",
+            id="padded",
+        ),
+    ],
+)
+def test_sharding_that_another_setting_rules_out_is_refused(storage, kind, settings, message):
+    asked = {"weights": "bf16", "device": "cpu", "shard_base_weights": True, **settings}
+    with pytest.raises(ConfigError, match=message):
+        require_feasible(launched(config_of(**asked), kind), "large", storage, CPU)

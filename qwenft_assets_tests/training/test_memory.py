@@ -4,7 +4,14 @@ import pytest
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
-from qwenft_assets.training.memory import ModelShape, activation_bytes_per_token, plan_memory
+from qwenft_assets.launching.ranks import Ranks
+from qwenft_assets.training.memory import (
+    ModelShape,
+    activation_bytes_per_token,
+    fixed_gib,
+    plan_memory,
+    shards_of,
+)
 
 QWEN_7B = ModelShape(
     layers=28,
@@ -18,9 +25,21 @@ QWEN_7B = ModelShape(
 LORA_R16 = 40_370_176
 
 
-def plan(available_gib: float, step_tokens: int = 5_000, longest: int = 2_048, **settings):
+def plan(
+    available_gib: float,
+    step_tokens: int = 5_000,
+    longest: int = 2_048,
+    processes: int = 1,
+    **settings,
+):
     return plan_memory(
-        QWEN_7B, TrainingConfig(**settings), LORA_R16, step_tokens, longest, available_gib
+        QWEN_7B,
+        TrainingConfig(**settings),
+        LORA_R16,
+        step_tokens,
+        longest,
+        available_gib,
+        processes,
     )
 
 
@@ -79,3 +98,51 @@ def test_what_the_settings_fix_stays_fixed():
 def test_computing_layers_again_keeps_a_tenth():
     kept = activation_bytes_per_token(QWEN_7B, checkpointing=False)
     assert activation_bytes_per_token(QWEN_7B, checkpointing=True) < kept / 7
+
+
+def test_several_gpus_hold_together_what_one_cannot_hold_and_only_that():
+    """14 GiB of bf16: whole in 24 GiB, where layers are computed again rather than sharded."""
+    assert plan(24, weights="bf16", processes=4).shards == 1
+    assert plan(24, weights="bf16", processes=4).checkpointing
+    found = plan(12, weights="bf16", processes=4)
+    assert (found.shards, found.keep_4bit) == (4, False)
+    assert found.peak_gib <= 12
+    assert plan(24, weights="bf16", processes=4, shard_base_weights=True).shards == 4
+    assert plan(24, weights="bf16", shard_base_weights=True).shards == 1
+    with pytest.raises(
+        DeviceError, match=r"needs \d+\.\d GiB of GPU memory on each of 2 GPUs with"
+    ):
+        plan(6, weights="bf16", processes=2)
+
+
+def test_sharded_weights_are_a_part_of_the_layers_three_whole_ones_and_the_vocabulary():
+    settings = TrainingConfig(weights="bf16")
+    found = fixed_gib(QWEN_7B, settings, LORA_R16, keep_4bit=False, shards=4)["weights"]
+    layers, of_vocabulary = 2 * QWEN_7B.linear_weights, 2 * QWEN_7B.vocabulary_weights
+    expected = layers / 4 + 3 * layers / QWEN_7B.layers + of_vocabulary
+    assert found * 2**30 == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param({"shard_base_weights": False}, id="off"),
+        pytest.param({"weights": "nf4", "gradient_checkpointing": False}, id="4-bit"),
+        pytest.param({"batching": "padded"}, id="padded"),
+        pytest.param({"engine": "unsloth"}, id="unsloth"),
+    ],
+)
+def test_where_sharding_is_ruled_out_several_gpus_have_no_more_room_than_one(settings):
+    with pytest.raises(DeviceError, match="of GPU memory with passes of one row"):
+        plan(12, processes=4, **{"weights": "bf16", **settings})
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "expected"),
+    [(True, 2, 2), (True, 1, 1), ("auto", 2, 1), (False, 2, 1)],
+)
+def test_a_cpu_shards_only_where_the_settings_say_so(asked, size, expected):
+    settings = TrainingConfig(weights="fp32", shard_base_weights=asked)
+    assert shards_of(settings, None, Ranks(0, size)) == expected
+    on_gpu = plan(139, weights="bf16")
+    assert shards_of(settings, on_gpu, Ranks(0, size)) == 1

@@ -197,7 +197,7 @@ def test_a_card_before_ada_does_not_train_in_fp8(tiny_model, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "NVIDIA A100")
     model = add_lora(load_base(tiny_model, "fp32", "cpu"), LoraConfig())
     with pytest.raises(DeviceError, match=r"NVIDIA A100\. Set training.weights to bf16"):
-        flat_forward(model, TrainingConfig(weights="fp8"), None)
+        flat_forward(model, TrainingConfig(weights="fp8"), None, 1)
 
 
 def test_fp8_rounds_a_base_that_was_loaded_in_bf16(tiny_model):
@@ -205,7 +205,7 @@ def test_fp8_rounds_a_base_that_was_loaded_in_bf16(tiny_model):
 
     model = add_lora(load_base(tiny_model, "fp8", "cpu"), LoraConfig())
     assert model.get_base_model().model.layers[0].mlp.down_proj.weight.dtype == torch.bfloat16
-    decoder = flat_forward(model, TrainingConfig(weights="fp8"), None)
+    decoder = flat_forward(model, TrainingConfig(weights="fp8"), None, 1)
     held = decoder.layers[0].down.weight
     assert held.forward_weight.dtype == held.backward_weight.dtype == torch.float8_e4m3fn
 

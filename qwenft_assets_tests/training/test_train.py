@@ -115,6 +115,7 @@ def test_the_adapter_loads_with_plain_peft_and_asks_as_it_was_trained(trained, t
         pytest.param({"supervise": "answer"}, False, id="supervise"),
         pytest.param({"device": "auto"}, True, id="device"),
         pytest.param({"min_vram_gib": 3}, True, id="min-vram"),
+        pytest.param({"shard_base_weights": False}, True, id="shard-base-weights"),
     ],
 )
 def test_the_version_follows_what_would_be_learnt(trained, settings, same):

@@ -66,9 +66,9 @@ class Engine(Protocol):
         ...
 
     def flat_forward(
-        self, model: Any, settings: TrainingConfig, plan: MemoryPlan | None
+        self, model: Any, settings: TrainingConfig, plan: MemoryPlan | None, shards: int
     ) -> FlatForward:
-        """The model as a function of flat batches."""
+        """The model as a function of flat batches; of `shards` processes each holds a part of it."""
         ...
 
     def attention(

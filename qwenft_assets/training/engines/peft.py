@@ -129,7 +129,9 @@ def require_targets(model: Any, settings: LoraConfig) -> None:
             )
 
 
-def flat_forward(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> FlatDecoder:
+def flat_forward(
+    model: Any, settings: TrainingConfig, plan: MemoryPlan | None, shards: int
+) -> FlatDecoder:
     """This project's own decoder over the model's parameters.
 
     Raises:
@@ -137,7 +139,8 @@ def flat_forward(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) 
     """
     if settings.weights == "fp8":
         _require_fp8()
-    return FlatDecoder(model, weights=settings.weights, keep_4bit=plan.keep_4bit if plan else False)
+    keep_4bit = plan.keep_4bit if plan else False
+    return FlatDecoder(model, weights=settings.weights, keep_4bit=keep_4bit, shards=shards)
 
 
 def attention(

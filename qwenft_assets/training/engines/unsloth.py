@@ -154,9 +154,11 @@ def add_lora(model: Any, settings: LoraConfig) -> Any:
     )
 
 
-def flat_forward(model: Any, settings: TrainingConfig, plan: MemoryPlan | None) -> "UnslothForward":
+def flat_forward(
+    model: Any, settings: TrainingConfig, plan: MemoryPlan | None, shards: int
+) -> "UnslothForward":
     """Unsloth's forward on flat batches."""
-    del settings, plan  # it decides for itself how weights are held
+    del settings, plan, shards  # it decides for itself how weights are held
     return UnslothForward(model)
 
 
