@@ -65,6 +65,10 @@ class PublishingConfig(Section):
     weights: Literal["bf16", "fp32"] = Field(
         default="bf16", description="Of the published adapter; the stored one stays fp32."
     )
+    merged_weights: Literal["bf16", "fp16"] = Field(
+        default="bf16",
+        description="Of a merged model. fp16 rounds eight times finer, which small models need.",
+    )
     shard_gb: float = Field(
         default=1.9, gt=0, description="Largest file of a merged model; GitHub takes below 2."
     )

@@ -186,7 +186,8 @@ def _merged(subject: Subject, report_progress: ReportProgress) -> Path:
             f"{subject.version} was trained on {trained_on[0]} at {trained_on[1]}, this config names "
             f"{base.name} at {base.revision}. Merge with the config it was trained with."
         )
-    return merged_weights(subject, base, "bfloat16", report_progress)
+    dtype = {"bf16": "bfloat16", "fp16": "float16"}[subject.config.publishing.merged_weights]
+    return merged_weights(subject, base, dtype, report_progress)
 
 
 def _write_card_and_requirements(subject: Subject, content: ContentName, folder: Path) -> None:

@@ -113,9 +113,10 @@ def _usage(subject: Subject, content: ContentName) -> str:
         return "```bash\nollama create qwenft -f Modelfile\nollama run qwenft\n```"
     auto = "AutoPeftModelForCausalLM" if content == "adapter" else "AutoModelForCausalLM"
     library = "peft" if content == "adapter" else "transformers"
+    dtype = "bfloat16" if content == "adapter" else "auto"
     return f"""```python
 import {library}, transformers
-model = {library}.{auto}.from_pretrained("{where}", dtype="bfloat16")
+model = {library}.{auto}.from_pretrained("{where}", dtype="{dtype}")
 tokenizer = transformers.AutoTokenizer.from_pretrained("{where}")
 prompt = tokenizer.apply_chat_template([{{"role": "user", "content": "What does an LDO do?"}}], add_generation_prompt=True, return_dict=True, return_tensors="pt")
 print(tokenizer.decode(model.generate(**prompt, max_new_tokens=200)[0], skip_special_tokens=True))

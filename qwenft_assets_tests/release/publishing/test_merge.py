@@ -6,6 +6,7 @@ import pytest
 
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import no_progress
+from qwenft_assets.release.publishing import merge
 from qwenft_assets.release.publishing.bundle import build_bundle
 from qwenft_assets.release.publishing.gguf import render_modelfile
 from qwenft_assets.release.publishing.manifest import verify_copy
@@ -44,18 +45,25 @@ def test_a_merged_model_is_base_plus_adapter_on_twenty_prompts(mergeable):
         require_equal(expected, base_alone)
 
 
-def test_a_merged_copy_in_16_bits_carries_its_verification(mergeable, tmp_path):
+@pytest.mark.parametrize(("weights", "dtype"), [("bf16", "bfloat16"), ("fp16", "float16")])
+def test_a_merged_copy_in_16_bits_carries_its_verification(mergeable, tmp_path, weights, dtype):
     released, _ = mergeable
-    bundle = build_bundle(released.subject(), "merged")
+    bundle = build_bundle(released.subject(merged_weights=weights), "merged")
     proof = bundle.manifest["verification"]
-    assert (proof["prompts"], proof["same_greedy_answers_fp32"], proof["dtype"]) == (
-        20, 20, "bfloat16",
-    )  # fmt: skip
+    assert (proof["prompts"], proof["same_greedy_answers_fp32"], proof["dtype"]) == (20, 20, dtype)
     assert proof["max_logit_difference_fp32"] <= 1e-4
     assert proof["mean_kl_nats"] < 0.02
     assert "base_model_relation: finetune" in bundle.card
     outcome = released.prepare("folder", content="merged", where=str(tmp_path)).publish()
     verify_copy(tmp_path / outcome.where)
+
+
+def test_weights_too_coarse_for_the_model_are_refused_with_the_way_out(mergeable, monkeypatch):
+    released, base = mergeable
+    monkeypatch.setattr(merge, "MAX_ROUNDING_KL_NATS", 0.0)
+    with pytest.raises(PublishingError, match=r"set publishing\.merged_weights to fp16, or"):
+        merge.merged_weights(released.subject(), base, "bfloat16", no_progress)
+    assert not list(released.storage.cache("merged").glob("[!.]*"))
 
 
 def test_gguf_without_a_converter_names_the_setting(released):
