@@ -23,12 +23,15 @@ from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
+from qwenft_assets.staging import delivering, fetch_all
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.base_model import fetch_base_model
 from qwenft_assets.training.checkpoints import (
+    Identity,
     identity_of,
     installed_versions,
     newest_checkpoint,
+    send_checkpoints,
 )
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.engines import engine_named
@@ -68,17 +71,27 @@ def train(
         StorageError: The disk is full.
     """
     # A worker whose parent was killed may still be saving: the locks are its own, not its parent's.
-    storage = Storage(job.storage_root)
+    storage = Storage(job.storage_root, job.storage_url)
+    checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     with contextlib.ExitStack() as held:
         if ranks.is_first:
             held.enter_context(storage.lock(f"training-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
+            held.enter_context(delivering(storage, *job.makes(storage)))
         ranks.wait()
-        return _train(job, storage, report_progress, log, ranks)
+        record = _train(job, storage, checkpoints, report_progress, log, ranks)
+    ranks.wait()
+    _forget(checkpoints, storage, log, ranks)  # the best one is in the adapter by now
+    return record
 
 
 def _train(
-    job: TrainingJob, storage: Storage, report_progress: ReportProgress, log: Log, ranks: Ranks
+    job: TrainingJob,
+    storage: Storage,
+    checkpoints: Path,
+    report_progress: ReportProgress,
+    log: Log,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     import torch
     from transformers import set_seed
@@ -116,14 +129,8 @@ def _train(
     if on_gpu:
         plan = plan_on_gpu(model, train_rows, eval_rows, settings)
         log(f"memory: {plan}")
-    checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
-    identity = identity_of(job.version, job.device, checkpoints, job.engine)
-    last, history, problem = ranks.told(
-        newest_checkpoint(checkpoints, identity) if ranks.is_first else (None, LossHistory(), None)
-    )
-    if problem:
-        log(f"not gone on from: {problem}")
-    log(f"going on from {last.name}" if last else "training from the start")
+    identity = identity_of(job.version, job.device, job.engine)
+    last, history = _checkpoint_to_go_on_from(checkpoints, identity, storage, log, ranks)
     if ranks.size > 1:
         log(f"{ranks.size} processes share each step of {settings.step_sequences} sequences")
     trainer = make_trainer(
@@ -138,6 +145,7 @@ def _train(
         log=log,
         identity=identity,
         ranks=ranks,
+        after_checkpoint=lambda: send_checkpoints(storage, checkpoints, log),
     )
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -146,8 +154,7 @@ def _train(
         with _disk_full_explained(checkpoints), stopping_between_steps():
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except TrainingError:
-        if ranks.is_first:
-            shutil.rmtree(checkpoints, ignore_errors=True)  # the same command would diverge again
+        _forget(checkpoints, storage, log, ranks)  # the same command would diverge again
         raise
     (stopped,) = ranks.any(stop_requested())
     if stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -173,9 +180,29 @@ def _train(
         "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
         "versions": installed_versions(job.engine),
     }
-    record = publish(trainer.model, tokenizer, record, history, storage, job)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in the adapter by now
-    return record
+    return publish(trainer.model, tokenizer, record, history, storage, job)
+
+
+def _checkpoint_to_go_on_from(
+    checkpoints: Path, identity: Identity, storage: Storage, log: Log, ranks: Ranks
+) -> tuple[Path | None, LossHistory]:
+    """The same one for all, each from its own disk; None, and an empty history, without one."""
+    fetch_all(storage, checkpoints)
+    name, history, problem = None, LossHistory(), None
+    if ranks.is_first:
+        last, history, problem = newest_checkpoint(checkpoints, identity)
+        name = last.name if last else None
+    name, history, problem = ranks.told((name, history, problem))
+    if problem:
+        log(f"not gone on from: {problem}")
+    log(f"going on from {name}" if name else "training from the start")
+    return checkpoints / name if name else None, history
+
+
+def _forget(checkpoints: Path, storage: Storage, log: Log, ranks: Ranks) -> None:
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    if ranks.is_first:
+        send_checkpoints(storage, checkpoints, log)
 
 
 @contextlib.contextmanager
