@@ -70,9 +70,10 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     from qwenft_assets.config_file import load_config
     from qwenft_assets.training.engines.peft import add_lora, load_base
     from qwenft_assets.training.history import LossHistory
+    from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
     from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import TokenRow
-    from qwenft_assets.training.train import limit_gpu_memory, plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()

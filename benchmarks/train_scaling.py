@@ -92,9 +92,10 @@ def measure(options: argparse.Namespace) -> None:
     from qwenft_assets.launching.ranks import joined
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.training.loading import plan_on_gpu
     from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import tokenize_rows
-    from qwenft_assets.training.train import plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import silence_libraries
 
     silence_libraries()
     on_gpu = options.device == "cuda"

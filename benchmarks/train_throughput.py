@@ -98,9 +98,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.training.batches import pack_best_fit
     from qwenft_assets.training.engines.peft import load_tokenizer
     from qwenft_assets.training.history import LossHistory
+    from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
     from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.training.tokens import tokenize_rows
-    from qwenft_assets.training.train import limit_gpu_memory, plan_on_gpu, silence_libraries
+    from qwenft_assets.training.train import silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 
     silence_libraries()

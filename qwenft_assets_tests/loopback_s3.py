@@ -70,6 +70,7 @@ class LoopbackS3:
         if self.stalled and self.stalled.search(line):
             self.stalling.set()
             threading.Event().wait(60)
+            fault = "cut"  # its sender may be dead: nothing comes of it any more
         if REFUSED_KEY in environ.get("HTTP_AUTHORIZATION", ""):
             return _error(start_response, "403 Forbidden", "InvalidAccessKeyId", "No such key")
         if fault == "busy":

@@ -21,6 +21,7 @@ from qwenft_assets.evaluation.job import (
     is_current,
     plan_evaluation,
     read_evaluation,
+    read_of_version,
 )
 from qwenft_assets.evaluation.pictures import losses_thumbnail
 from qwenft_assets.partitions import RECIPES
@@ -149,10 +150,10 @@ def evaluation(
 
 
 def _fetch_adapters(storage: Storage, recipe: RecipeName, version: str) -> None:
-    """The adapter, and the champion that it is compared with."""
+    """The adapter and the champion that it is compared with, and what that one was trained on."""
     champion = read_champion(storage, recipe) or {}
     for needed in {version, champion.get("version", version)}:
-        fetch(storage, storage.adapter(recipe, needed))
+        fetch(storage, *read_of_version(storage, recipe, needed))
 
 
 def _parts_table(label: str, parts: dict[str, Any]) -> dg.TableMetadataValue:

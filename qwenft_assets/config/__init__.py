@@ -6,7 +6,6 @@ names what differs; an unknown key is an error.
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 from pydantic import Field, field_validator
@@ -34,6 +33,7 @@ from qwenft_assets.config.places import (
     PROJECT_ROOT,
     own_or_shipped,
     shipped,
+    stage_folder,
 )
 from qwenft_assets.config.release import (
     PublishingConfig,
@@ -98,6 +98,7 @@ __all__ = [
     "TrainingConfig",
     "own_or_shipped",
     "shipped",
+    "stage_folder",
 ]
 
 
@@ -149,10 +150,7 @@ class Config(Section):
 
         It is the storage root, or the stage of a remote one.
         """
-        url = self.storage_url()
-        if url is None:
-            folder = self.storage_root or f"data/out/{self.name}"
-        else:
-            default = f"data/stage/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-            folder = self.stage_root or default
+        if url := self.storage_url():
+            return stage_folder(url, self.stage_root)
+        folder = self.storage_root or f"data/out/{self.name}"
         return PROJECT_ROOT / Path(folder).expanduser()

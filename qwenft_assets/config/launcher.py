@@ -26,7 +26,8 @@ class LauncherConfig(Section):
     ray_address: str | None = Field(
         default=None,
         description="host:port or ray://host:port of a cluster that runs, whose machines share the "
-        "storage root; auto: as RAY_ADDRESS says. null: one of this machine, for the step alone.",
+        "storage root as a folder, or reach it in an object store (docs/storage.md); auto: as "
+        "RAY_ADDRESS says. null: one of this machine, for the step alone.",
     )
     ray_cpus_per_process: float = Field(
         default=1, gt=0, description="Cores that Ray sets aside for each process."

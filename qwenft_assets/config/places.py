@@ -7,6 +7,7 @@ started in.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from pathlib import Path
 
@@ -18,6 +19,12 @@ if not IN_CHECKOUT:
     os.environ.setdefault("QWENFT_HOME", str(Path.cwd()))
 PROJECT_ROOT = CODE_ROOT if IN_CHECKOUT else Path(os.environ["QWENFT_HOME"]).expanduser().absolute()
 SHIPPED_ROOT = CODE_ROOT if IN_CHECKOUT else CODE_ROOT / "qwenft_assets" / "shipped"
+
+
+def stage_folder(url: str, stage_root: str | None = None) -> Path:
+    """This machine's copy of the remote root at a URL: `stage_root`, else a folder named after the URL."""
+    default = f"data/stage/{hashlib.sha256(url.encode()).hexdigest()[:16]}"
+    return PROJECT_ROOT / Path(stage_root or default).expanduser()
 
 
 def shipped(path: str) -> Path:

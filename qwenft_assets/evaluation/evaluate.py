@@ -42,6 +42,7 @@ from qwenft_assets.mixture.frozen_eval import read_frozen_eval
 from qwenft_assets.mixture.split import EVAL, TRAIN
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import rows_version, seeded_order
+from qwenft_assets.staging import delivering
 from qwenft_assets.storage import (
     Storage,
     atomic_folder,
@@ -84,11 +85,12 @@ def evaluate(
         EvaluationError: There is nothing to evaluate, or a loss is not finite.
     """
     # A worker whose parent was killed may still be at it: the locks are its own.
-    storage = Storage(job.storage_root)
+    storage = Storage(job.storage_root, job.storage_url)
     with ExitStack() as held:
         if ranks.is_first:
             held.enter_context(storage.lock(f"evaluating-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
+            held.enter_context(delivering(storage, *job.makes(storage)))
         ranks.wait()
         return _evaluate(job, storage, report_progress, log, ranks)
 
@@ -247,19 +249,12 @@ def _answers(
     of_prompts, of_rows = {}, {}
     for name in who:
         with acting_as(loaded.model, name):
-            of_prompts[name] = answer_greedily(
-                loaded.model,
-                loaded.tokenizer,
-                asked,
-                settings.prompt_max_new_tokens,
-                report_progress,
-            )
-            of_rows[name] = answer_greedily(
-                loaded.model,
-                loaded.tokenizer,
-                held,
-                settings.sample_max_new_tokens,
-                report_progress,
+            of_prompts[name], of_rows[name] = (
+                answer_greedily(loaded.model, loaded.tokenizer, texts, tokens, report_progress)
+                for texts, tokens in (
+                    (asked, settings.prompt_max_new_tokens),
+                    (held, settings.sample_max_new_tokens),
+                )
             )
     items = [
         {"kind": "prompt", "id": p.id, "instruction": p.instruction, "input": p.input}

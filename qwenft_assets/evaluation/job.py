@@ -1,7 +1,7 @@
 """What an evaluation is: the job that crosses the process border."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -10,9 +10,10 @@ from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.generations import load_prompts
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.rows import short_hash
+from qwenft_assets.staging import fetch
 from qwenft_assets.storage import Storage, read_json
-from qwenft_assets.training.base_model import BaseModelRef
-from qwenft_assets.training.job import TrainingJob, training_record
+from qwenft_assets.training.base_model import BaseModelRef, base_model_here
+from qwenft_assets.training.job import TrainingJob, require_mixture, training_record
 
 CODE_VERSION = "2"
 """Raise when the same adapter and rows would give other figures."""
@@ -36,6 +37,34 @@ class EvaluationJob(BaseModel):
     settings: EvaluationConfig
     device: str
     storage_root: Path
+    storage_url: str | None = None
+    """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
+
+    def makes(self, storage: Storage) -> tuple[Path, ...]:
+        """Folders of the artifacts that it makes."""
+        return (storage.evaluation(self.recipe, self.adapter_version),)
+
+    def staged(self, storage: Storage) -> Self:
+        """The job on a machine whose stage is `storage`, with what it reads fetched.
+
+        Raises:
+            MixtureError: The mixture is another one by now.
+            BaseModelError: The base model is not on that machine.
+            EvaluationError: The user's prompts or frozen rows are not on that machine.
+            StorageError: The store cannot be read.
+        """
+        fetch(storage, storage.mixed_dataset(self.recipe))
+        for version in filter(None, (self.adapter_version, self.champion_version)):
+            fetch(storage, *read_of_version(storage, self.recipe, version))
+        require_mixture(storage, self.recipe, self.mixture_version)
+        if inputs_of(self.adapter_version, self.mixture_version, self.settings) != self.inputs:
+            raise EvaluationError(
+                f"{self.settings.prompts_path}, evaluation.frozen_eval or qwenft itself is not the same "
+                "as on the machine that runs the step. Put the same files there, and install the same "
+                "version."
+            )
+        base = base_model_here(self.base, self.training, storage)
+        return self.model_copy(update={"storage_root": storage.root, "base": base})
 
 
 def plan_evaluation(config: Config, training: TrainingJob, storage: Storage) -> EvaluationJob:
@@ -50,19 +79,11 @@ def plan_evaluation(config: Config, training: TrainingJob, storage: Storage) -> 
             f"{storage.adapter(recipe, version)}: no adapter of the present mixture and settings. "
             f"Run `qwenft run --recipe {recipe}`."
         )
-    inputs = short_hash(
-        CODE_VERSION,
-        version,
-        training.mixture_version,
-        settings.model_dump_json(),
-        frozen_version(read_frozen_eval(settings)),
-        *(prompt.model_dump_json() for prompt in load_prompts(settings)),
-    )
     return EvaluationJob(
         recipe=recipe,
         adapter_version=version,
         mixture_version=training.mixture_version,
-        inputs=inputs,
+        inputs=inputs_of(version, training.mixture_version, settings),
         champion_version=_comparable_champion(storage, recipe, version, training.base),
         base=training.base,
         engine=training.engine,
@@ -70,7 +91,29 @@ def plan_evaluation(config: Config, training: TrainingJob, storage: Storage) -> 
         settings=settings,
         device=training.device,
         storage_root=storage.root,
+        storage_url=training.storage_url,
     )
+
+
+def inputs_of(adapter_version: str, mixture_version: str, settings: EvaluationConfig) -> str:
+    """Hash of all that decides the figures, but for the champion.
+
+    Raises:
+        EvaluationError: A file of prompts or rows is wrong.
+    """
+    return short_hash(
+        CODE_VERSION,
+        adapter_version,
+        mixture_version,
+        settings.model_dump_json(),
+        frozen_version(read_frozen_eval(settings)),
+        *(prompt.model_dump_json() for prompt in load_prompts(settings)),
+    )
+
+
+def read_of_version(storage: Storage, recipe: RecipeName, version: str) -> tuple[Path, Path]:
+    """What is read of a version, as the adapter or as the champion that it is compared with."""
+    return storage.adapter(recipe, version), storage.evaluation(recipe, version)
 
 
 def read_evaluation(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:

@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from qwenft_assets.config import LauncherConfig
@@ -15,13 +15,19 @@ OBJECT_STORE_BYTES = 200 * 2**20
 """Of a cluster of one's own: artifacts go through the storage root, not through Ray."""
 PASSED_ON = ("QWENFT_", "HF_")
 """Beginnings of the environment variables that a cluster's processes need, too."""
+PLACES = ("_STAGE", "_HOME", "_CACHE", "_PATH")
+"""Ends of those that name a place on the disk of this machine."""
 
 
 @contextmanager
-def connected(launcher: LauncherConfig) -> Iterator[None]:
+def connected(launcher: LauncherConfig, *, own_disks: bool = False) -> Iterator[None]:
     """Inside, this process is a driver of the cluster; afterwards its tasks and actors are gone.
 
     Where it is one already, it stays that, so that who reads several sources pays the start once.
+
+    Args:
+        launcher: Which cluster.
+        own_disks: Its machines may share no disk with this one.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -39,11 +45,21 @@ def connected(launcher: LauncherConfig) -> Iterator[None]:
         yield
         return
     with _own_signal_handlers():
-        _init(launcher)
+        _init(launcher, passed_on(os.environ, own_disks=own_disks))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def passed_on(environment: Mapping[str, str], *, own_disks: bool) -> dict[str, str]:
+    """What of this process's environment those of the cluster are given."""
+    kept = PLACES if own_disks else ()
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(PASSED_ON) and not name.endswith(kept)
+    }
 
 
 @contextmanager
@@ -59,7 +75,7 @@ def _own_signal_handlers() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _init(launcher: LauncherConfig) -> None:
+def _init(launcher: LauncherConfig, environment: dict[str, str]) -> None:
     import ray
 
     if launcher.ray_address is None:
@@ -72,11 +88,10 @@ def _init(launcher: LauncherConfig) -> None:
             logging_level=logging.ERROR,
         )
     else:
-        passed_on = {n: v for n, v in os.environ.items() if n.startswith(PASSED_ON)}
         try:
             ray.init(
                 address=launcher.ray_address,
-                runtime_env={"env_vars": passed_on},
+                runtime_env={"env_vars": environment},
                 logging_level=logging.ERROR,
             )
         except (ConnectionError, TimeoutError, ValueError) as error:

@@ -6,8 +6,7 @@ log and result go out by it, the request to stop comes in.
 """
 
 import importlib
-import os
-import shutil
+import socket
 import sys
 import threading
 import time
@@ -27,8 +26,11 @@ from qwenft_assets.child_process import (
 )
 from qwenft_assets.config import LauncherConfig
 from qwenft_assets.errors import QwenftError, WorkerError, error_by_name
-from qwenft_assets.launching.ranks import PATIENCE
+from qwenft_assets.launching.ranks import PATIENCE, joined
 from qwenft_assets.launching.ray_cluster import connected
+from qwenft_assets.launching.ray_node import mark_of, on_this_node
+from qwenft_assets.staging import receive
+from qwenft_assets.storage import Storage
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -74,17 +76,19 @@ def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dic
         QwenftError: What one of them reported.
         WorkerError: One was lost.
     """
-    with connected(launcher):
+    with connected(launcher, own_disks=job.storage_url is not None):
         import ray
 
-        actor: Any = ray.remote(num_cpus=0)(Board)
-        board = actor.remote()
-        with stopping_between_steps(), _listening(board, log):
-            problem = _fit(module, launcher, job, board)
+        board = _make_board()
+        with stopping_between_steps(), _listening(board, log), mark_of(job.storage_root) as mark:
+            problem = _fit(module, launcher, job, board, mark)
         outcome: dict[str, Any] = ray.get(board.outcome.remote())
     if "error" in outcome:
         raise error_by_name(outcome["kind"])(outcome["error"])
     if "result" in outcome:
+        if outcome["sent"]:
+            storage = Storage(job.storage_root, job.storage_url)
+            receive(storage, *job.makes(storage))
         return outcome["result"]
     if stop_requested():
         stop()
@@ -94,17 +98,34 @@ def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dic
     )
 
 
-def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any) -> str:
+def _make_board() -> Any:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    # Where the driver is: the loss of any other node is told by it.
+    here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board)
+    return actor.remote()
+
+
+def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any, mark: Path) -> str:
     """Run the processes to their end; what went wrong, in one line."""
+    from fsspec import filesystem
+    from pyarrow.fs import FSSpecHandler, PyFileSystem
     from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     on_gpu = job.device == "cuda"
-    notes = Path(job.storage_root) / f".ray-{os.getpid()}"  # Ray Train wants a folder all can reach
+    handler: Any = FSSpecHandler
     resources = {"CPU": launcher.ray_cpus_per_process, **({"GPU": 1} if on_gpu else {})}
     trainer = TorchTrainer(
         run_rank,
-        train_loop_config={"module": module, "job": job.model_dump(mode="json"), "board": board},
+        train_loop_config={
+            "module": module,
+            "job": job.model_dump(mode="json"),
+            "mark": str(mark),
+            "board": board,
+        },
         scaling_config=ScalingConfig(
             num_workers=launcher.processes, use_gpu=on_gpu, resources_per_worker=resources
         ),
@@ -115,7 +136,9 @@ def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any) -> str:
         ),
         run_config=RunConfig(
             name="job",
-            storage_path=str(notes),
+            # Ray Train wants a disk that all share, for notes that nobody reads.
+            storage_path="notes",
+            storage_filesystem=PyFileSystem(handler(filesystem("memory"))),
             failure_config=FailureConfig(max_failures=0),  # the next run goes on
         ),
     )
@@ -123,8 +146,6 @@ def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any) -> str:
         trainer.fit()
     except TrainingFailedError as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-    finally:
-        shutil.rmtree(notes, ignore_errors=True)
     return "it ended without a result"
 
 
@@ -138,15 +159,41 @@ def run_rank(settings: dict[str, Any]) -> None:
     is_first = get_context().get_world_rank() == 0
     log: Log = board.say.remote if is_first else say_nothing
     threading.Thread(target=_obey, args=(board,), daemon=True).start()
+    job = _staged_by_all(worker.JOB.model_validate(settings["job"]), Path(settings["mark"]), board)
+    if job is None:
+        return
+    if is_first and job.storage_url:
+        log(f"on Ray node {socket.gethostname()}: {job.storage_url} staged in {job.storage_root}")
     try:
-        result = worker.work(worker.JOB.model_validate(settings["job"]), log)
+        result = worker.work(job, log)
     except QwenftError as error:
-        ray.get(board.end.remote({"error": str(error), "kind": type(error).__name__}))
+        ray.get(board.end.remote(_as_outcome(error)))
         raise
     except SystemExit:  # it was asked to stop, and has saved what it had
         return
     if is_first:
-        ray.get(board.end.remote({"result": result}))
+        ray.get(board.end.remote({"result": result, "sent": job.storage_url is not None}))
+
+
+def _staged_by_all(job: Any, mark: Path, board: Any) -> Any:
+    """The job as this node does it; None, for all of them, where one could not be made ready.
+
+    Who raised within Ray Train would have it print a traceback, beside the line that the board has.
+    """
+    import ray
+
+    staged = None
+    try:
+        staged = on_this_node(job, mark)
+    except QwenftError as error:
+        ray.get(board.end.remote(_as_outcome(error)))
+    with joined(job.device) as ranks:
+        (failed,) = ranks.any(staged is None)
+    return None if failed else staged
+
+
+def _as_outcome(error: QwenftError) -> dict[str, str]:
+    return {"error": str(error), "kind": type(error).__name__}
 
 
 def _obey(board: Any) -> None:

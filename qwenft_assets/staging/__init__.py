@@ -2,7 +2,8 @@
 
 Steps work on files of a local folder, the stage, as they do below a local root: nothing here does
 anything then. How an artifact lies in the store is in artifacts.py. `cache`, `published_adapter`, files
-that start with a dot and folders inside an artifact's folder (`shards`) stay local.
+that start with a dot and folders inside an artifact's folder (`shards`) stay local; so do checkpoints,
+but for those of a Ray node, whose disk the next run may not see.
 """
 
 import os
@@ -61,6 +62,35 @@ def delivering(storage: Storage, *folders: Path) -> Iterator[None]:
     stage = _stage_of(storage)
     with stage.delivering([_name(storage, f) for f in folders]) if stage else nullcontext():
         yield
+
+
+def receive(storage: Storage, *folders: Path) -> None:
+    """Bring artifacts that a process elsewhere has sent for the step which holds them on this machine."""
+    if stage := _stage_of(storage):
+        for folder in folders:
+            stage.receive(_name(storage, folder))
+
+
+def fetch_all(storage: Storage, folder: Path) -> None:
+    """Make the artifacts below a folder those which the store has there, and no others.
+
+    Of several processes with one stage, one fetches, and the others wait for it.
+
+    Raises:
+        StorageError: The store cannot be read, or what it holds is not what the pointer says.
+    """
+    if stage := _stage_of(storage):
+        stage.fetch_all(_name(storage, folder))
+
+
+def send_all(storage: Storage, folder: Path) -> None:
+    """Make the artifacts that the store has below a folder those which are there, and no others.
+
+    Raises:
+        StorageError: The store cannot be read or written.
+    """
+    if stage := _stage_of(storage):
+        stage.send_all(_name(storage, folder))
 
 
 def remove(storage: Storage, folder: Path) -> None:

@@ -8,6 +8,7 @@ written last. So a reader has the old artifact or the new one, whenever a writer
 """
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -81,10 +82,10 @@ class Stage:
                 self._pull(name, records_only=records_only)
 
     def artifacts(self, below: str) -> list[str]:
-        """The names of the artifacts that the store holds below a folder."""
+        """The names of the artifacts that the store holds below a folder; hidden ones if it is hidden."""
         suffix = f"/{POINTER_FILE}"
-        keys = self.store.keys(below)
-        return [key.removesuffix(suffix) for key in keys if key.endswith(suffix)]
+        names = [key.removesuffix(suffix) for key in self.store.keys(below) if key.endswith(suffix)]
+        return [name for name in names if "/." not in name.removeprefix(below)]
 
     @contextmanager
     def delivering(self, names: list[str]) -> Iterator[None]:
@@ -102,6 +103,33 @@ class Stage:
             yield
             for name, pointer in before.items():
                 self._push(name, pointer)
+
+    def receive(self, name: str) -> None:
+        """Bring an artifact up to date that a process elsewhere has sent for the one that holds it here.
+
+        Raises:
+            StorageError: The store cannot be read, or what it holds is not what the pointer says.
+        """
+        self._pull(name)
+
+    def fetch_all(self, below: str) -> None:
+        """Make the artifacts below a folder those of the store, and no others."""
+        with hold(self._lock_file(below), f"{self.store.url}/{below}"):
+            names = self.artifacts(below)
+            for folder in (self.folder / below).glob("*/"):
+                if f"{below}/{folder.name}" not in names:
+                    shutil.rmtree(folder)
+            for name in names:
+                self._pull(name)
+
+    def send_all(self, below: str) -> None:
+        """Make the artifacts that the store has below a folder those of the stage, and no others."""
+        names = [f"{below}/{folder.name}" for folder in sorted((self.folder / below).glob("*/"))]
+        for name in names:
+            self._push(name, self.pointer(name))
+        for name in self.artifacts(below):
+            if name not in names:
+                self.remove(name)
 
     def remove(self, name: str) -> None:
         """Remove an artifact from the store, its pointer first."""

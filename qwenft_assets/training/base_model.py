@@ -53,6 +53,29 @@ def find_base_model(settings: TrainingConfig, storage: Storage) -> BaseModelRef:
     return _find_on_hub(settings.base_model, settings.base_revision)
 
 
+def base_model_here(base: BaseModelRef, settings: TrainingConfig, storage: Storage) -> BaseModelRef:
+    """A base model that another machine has found, where this one has it.
+
+    Raises:
+        BaseModelError: Its files are not here, or are not the same.
+    """
+    if base.kind == "hub":
+        return base
+    try:
+        here = find_base_model(settings, storage)
+    except BaseModelError as error:
+        raise BaseModelError(
+            f"{error} The machine that runs the step has it, and does not send its files. Put them on "
+            "this one at the same path, or set training.base_model to a Hub id."
+        ) from error
+    if here.revision != base.revision:
+        raise BaseModelError(
+            f"{here.path or here.name}: its files are not those of {base.name} on the machine that "
+            "runs the step. Copy them, or set training.base_model to a Hub id."
+        )
+    return here.model_copy(update={"name": base.name})
+
+
 def fetch_base_model(base: BaseModelRef, storage: Storage) -> Path:
     """A local folder with the model's safetensors and tokenizer; downloads or converts once.
 

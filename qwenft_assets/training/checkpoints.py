@@ -11,8 +11,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from qwenft_assets.child_process import Log
 from qwenft_assets.errors import StorageError
-from qwenft_assets.storage import is_intact, read_json, sha256_of_file, write_json
+from qwenft_assets.staging import send_all
+from qwenft_assets.storage import Storage, is_intact, read_json, sha256_of_file, write_json
 from qwenft_assets.training.history import LossHistory
 
 SEAL_FILE = "complete.json"
@@ -28,14 +30,12 @@ class Identity:
     version: str
     """Of the adapter: mixture, settings, base model, engine."""
     device: str
-    folder: str
-    """The trainer's state names the best checkpoint by its whole path."""
     libraries: dict[str, str]
 
 
-def identity_of(version: str, device: str, checkpoints: Path, engine: str = "peft") -> Identity:
+def identity_of(version: str, device: str, engine: str = "peft") -> Identity:
     """The identity of a run in this environment."""
-    return Identity(version, device, str(checkpoints), installed_versions(engine))
+    return Identity(version, device, installed_versions(engine))
 
 
 def installed_versions(engine: str = "peft") -> dict[str, str]:
@@ -79,11 +79,24 @@ def newest_checkpoint(
     return None, LossHistory(), reason
 
 
+def best_checkpoint(checkpoints: Path, best_step: int | None) -> Path | None:
+    """The folder of the best one, which the trainer's state names by its path where it was saved."""
+    return checkpoints / f"checkpoint-{best_step}" if best_step else None
+
+
 def forget_old(checkpoints: Path, newest_step: int, best_step: int | None) -> None:
     """Remove all checkpoints but the newest and the best."""
     for folder in checkpoints.glob("checkpoint-*"):
         if _step_of(folder) not in {newest_step, best_step}:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def send_checkpoints(storage: Storage, checkpoints: Path, log: Log) -> None:
+    """Have the object store hold the same checkpoints; where it cannot be written, go on without."""
+    try:
+        send_all(storage, checkpoints)
+    except StorageError as error:
+        log(f"checkpoints not sent: {error}")
 
 
 def require_room(checkpoints: Path) -> None:
@@ -121,23 +134,23 @@ def _read_seal(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 def _difference(theirs: dict[str, Any], ours: Identity) -> str | None:
     """What keeps a run from going on, in words."""
     own = dataclasses.asdict(ours)
-    if theirs == own:
-        return None
     for name in sorted({*theirs["libraries"], *own["libraries"]}):
         before, now = theirs["libraries"].get(name), own["libraries"].get(name)
         if before != now:
             return f"was made with {name} {before or '(none)'}, now there is {now or 'none'}"
-    name = next(name for name in own if theirs.get(name) != own[name])
-    return f"was made with {name} {theirs.get(name)}, now it is {own[name]}"
+    for name, value in own.items():
+        if theirs.get(name) != value:
+            return f"was made with {name} {theirs.get(name)}, now it is {value}"
+    return None
 
 
 def _best_is_whole(folder: Path) -> str | None:
     state = read_json(folder / "trainer_state.json") or {}
-    best = state.get("best_model_checkpoint")
-    if best is None or Path(best) == folder:
+    best = best_checkpoint(folder.parent, state.get("best_global_step"))
+    if best is None or best == folder:
         return None
-    _, problem = _read_seal(Path(best))
-    return f"needs the best one, {Path(best).name}, which {problem}" if problem else None
+    _, problem = _read_seal(best)
+    return f"needs the best one, {best.name}, which {problem}" if problem else None
 
 
 def _history(values: dict[str, Any]) -> LossHistory:

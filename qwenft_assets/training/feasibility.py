@@ -42,7 +42,8 @@ def require_feasible(
     try:
         on_device = forecast(work, settings, storage, device, config.launcher.size())
     except DeviceError as error:
-        raise DeviceError(f"{error}{_if_sharded(config, work, device)}") from error
+        advice = _if_sharded(config, work, device)
+        raise DeviceError(f"{error}{advice}") from error
     _require_hours(work, on_device, settings)
     needed = disk_gib(work, settings, storage)
     storage.require_free(sum(needed.values()), f"a {recipe} run")

@@ -1,7 +1,7 @@
 """What a training run is: the job that crosses the process border, and the version it makes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -9,9 +9,10 @@ from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
 from qwenft_assets.integrity import is_whole
 from qwenft_assets.rows import short_hash
+from qwenft_assets.staging import fetch
 from qwenft_assets.storage import Storage, read_json, write_json
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
-from qwenft_assets.training.base_model import BaseModelRef, find_base_model
+from qwenft_assets.training.base_model import BaseModelRef, base_model_here, find_base_model
 from qwenft_assets.training.engines import engine_of
 
 CODE_VERSION = "2"
@@ -40,6 +41,39 @@ class TrainingJob(BaseModel):
     device: str
     engine: str
     storage_root: Path
+    storage_url: str | None = None
+    """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
+
+    def makes(self, storage: Storage) -> tuple[Path, ...]:
+        """Folders of the artifacts that it makes."""
+        return storage.adapter(self.recipe, self.version), storage.adapters(self.recipe)
+
+    def staged(self, storage: Storage) -> Self:
+        """The job on a machine whose stage is `storage`, with what it reads fetched.
+
+        Raises:
+            MixtureError: The mixture is another one by now.
+            BaseModelError: The base model is not on that machine.
+            StorageError: The store cannot be read.
+        """
+        fetch(storage, storage.mixed_dataset(self.recipe))
+        require_mixture(storage, self.recipe, self.mixture_version)
+        base = base_model_here(self.base, self.settings, storage)
+        return self.model_copy(update={"storage_root": storage.root, "base": base})
+
+
+def require_mixture(storage: Storage, recipe: RecipeName, version: str) -> None:
+    """See that the mixture at hand is the one that a job was planned for.
+
+    Raises:
+        MixtureError: It is another one, or there is none.
+    """
+    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json") or {}
+    if manifest.get("version") != version:
+        raise MixtureError(
+            f"{storage.where}: the mixture of {recipe} is {manifest.get('version', 'gone')} by now, and "
+            f"this step began with {version}. Run the same command again: it begins with that one."
+        )
 
 
 def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: str) -> TrainingJob:
@@ -75,6 +109,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         device=device,
         engine=engine_of(settings),
         storage_root=storage.root,
+        storage_url=storage.url if config.launcher.kind == "ray" else None,
     )
 
 

@@ -14,7 +14,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from qwenft_assets.child_process import Log, stop, stop_requested, stopping_between_steps
-from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError, TrainingError
 from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.locking import hold_device
@@ -23,32 +22,27 @@ from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
+from qwenft_assets.staging import delivering, fetch_all
 from qwenft_assets.storage import Storage
 from qwenft_assets.training.base_model import fetch_base_model
 from qwenft_assets.training.checkpoints import (
+    Identity,
     identity_of,
     installed_versions,
     newest_checkpoint,
+    send_checkpoints,
 )
 from qwenft_assets.training.device import GIB
-from qwenft_assets.training.engines import engine_named
 from qwenft_assets.training.engines.peft import load_tokenizer
-from qwenft_assets.training.forecast import lora_parameters, shape_in
-from qwenft_assets.training.fsdp import place_all_but_layers
+from qwenft_assets.training.forecast import shape_in
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import TrainingJob
-from qwenft_assets.training.memory import (
-    CONTEXT_GIB,
-    MemoryPlan,
-    ModelShape,
-    plan_memory,
-    shards_of,
-)
+from qwenft_assets.training.loading import load_with_adapter, plan_on_gpu
+from qwenft_assets.training.memory import shards_of
 from qwenft_assets.training.publish import publish, what_came_of_it, what_was_trained
-from qwenft_assets.training.schedule import sequences
 from qwenft_assets.training.sharding import require_shardable
 from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
-from qwenft_assets.training.tokens import TokenRow, lengths_of, rows_to_train_on, tokenize_mixture
+from qwenft_assets.training.tokens import TokenRow, rows_to_train_on, tokenize_mixture
 from qwenft_assets.training.trainer import make_trainer
 
 DISK_FULL_SIGNS = ("No space left", "PytorchStreamWriter", "file write failed", "File too large")
@@ -77,17 +71,27 @@ def train(
         StorageError: The disk is full.
     """
     # A worker whose parent was killed may still be saving: the locks are its own, not its parent's.
-    storage = Storage(job.storage_root)
+    storage = Storage(job.storage_root, job.storage_url)
+    checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     with contextlib.ExitStack() as held:
         if ranks.is_first:
             held.enter_context(storage.lock(f"training-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
+            held.enter_context(delivering(storage, *job.makes(storage)))
         ranks.wait()
-        return _train(job, storage, report_progress, log, ranks)
+        record = _train(job, storage, checkpoints, report_progress, log, ranks)
+    ranks.wait()
+    _forget(checkpoints, storage, log, ranks)  # the best one is in the adapter by now
+    return record
 
 
 def _train(
-    job: TrainingJob, storage: Storage, report_progress: ReportProgress, log: Log, ranks: Ranks
+    job: TrainingJob,
+    storage: Storage,
+    checkpoints: Path,
+    report_progress: ReportProgress,
+    log: Log,
+    ranks: Ranks,
 ) -> dict[str, Any]:
     import torch
     from transformers import set_seed
@@ -124,14 +128,8 @@ def _train(
         log(f"memory: {plan}")
     shards = shards_of(settings, plan, ranks)
     model = load_with_adapter(job, base_folder, shards, log)
-    checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
-    identity = identity_of(job.version, job.device, checkpoints, job.engine)
-    last, history, problem = ranks.told(
-        newest_checkpoint(checkpoints, identity) if ranks.is_first else (None, LossHistory(), None)
-    )
-    if problem:
-        log(f"not gone on from: {problem}")
-    log(f"going on from {last.name}" if last else "training from the start")
+    identity = identity_of(job.version, job.device, job.engine)
+    last, history = _checkpoint_to_go_on_from(checkpoints, identity, storage, log, ranks)
     if ranks.size > 1:
         log(f"{ranks.size} processes share each step of {settings.step_sequences} sequences")
     trainer = make_trainer(
@@ -146,6 +144,7 @@ def _train(
         log=log,
         identity=identity,
         ranks=ranks,
+        after_checkpoint=lambda: send_checkpoints(storage, checkpoints, log),
     )
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -154,8 +153,7 @@ def _train(
         with _disk_full_explained(checkpoints), stopping_between_steps():
             trainer.train(resume_from_checkpoint=str(last) if last else None)
     except TrainingError:
-        if ranks.is_first:
-            shutil.rmtree(checkpoints, ignore_errors=True)  # the same command would diverge again
+        _forget(checkpoints, storage, log, ranks)  # the same command would diverge again
         raise
     (stopped,) = ranks.any(stop_requested())
     if stopped and trainer.state.global_step < trainer.state.max_steps:
@@ -182,9 +180,29 @@ def _train(
         "peak_vram_gib": round(torch.cuda.max_memory_reserved() / GIB, 2) if on_gpu else None,
         "versions": installed_versions(job.engine),
     }
-    record = publish(trainer.model, tokenizer, record, history, storage, job)
-    shutil.rmtree(checkpoints, ignore_errors=True)  # the best one is in the adapter by now
-    return record
+    return publish(trainer.model, tokenizer, record, history, storage, job)
+
+
+def _checkpoint_to_go_on_from(
+    checkpoints: Path, identity: Identity, storage: Storage, log: Log, ranks: Ranks
+) -> tuple[Path | None, LossHistory]:
+    """The same one for all, each from its own disk; None, and an empty history, without one."""
+    fetch_all(storage, checkpoints)
+    name, history, problem = None, LossHistory(), None
+    if ranks.is_first:
+        last, history, problem = newest_checkpoint(checkpoints, identity)
+        name = last.name if last else None
+    name, history, problem = ranks.told((name, history, problem))
+    if problem:
+        log(f"not gone on from: {problem}")
+    log(f"going on from {name}" if name else "training from the start")
+    return checkpoints / name if name else None, history
+
+
+def _forget(checkpoints: Path, storage: Storage, log: Log, ranks: Ranks) -> None:
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    if ranks.is_first:
+        send_checkpoints(storage, checkpoints, log)
 
 
 @contextlib.contextmanager
@@ -201,66 +219,6 @@ def _disk_full_explained(checkpoints: Path) -> Iterator[None]:
                 "Free space; the same command goes on from the checkpoint before."
             ) from error
         raise
-
-
-def plan_on_gpu(
-    shape: ModelShape,
-    train_rows: Sequence[TokenRow],
-    eval_rows: Sequence[TokenRow],
-    settings: TrainingConfig,
-    ranks: Ranks = ALONE,
-) -> MemoryPlan:
-    """What of the GPU this run may take, and how it cuts its steps to fit.
-
-    Of several processes all make the plan of the one whose GPU has the least free.
-
-    Raises:
-        DeviceError: Nothing fits.
-    """
-    import torch
-
-    free, _ = torch.cuda.mem_get_info()
-    # What the base model holds already, where it is there, is part of the plan.
-    available = (free + torch.cuda.memory_reserved()) / GIB + CONTEXT_GIB
-    available = min(available, settings.max_vram_gib or available)
-    lengths = lengths_of(train_rows)
-    of_sequences = [sum(lengths[n] for n in group) for group in sequences(lengths, settings)]
-    return plan_memory(
-        shape,
-        settings,
-        lora_parameters(shape, settings.lora),
-        sum(sorted(of_sequences, reverse=True)[: settings.step_sequences]),
-        max(lengths + lengths_of(eval_rows)),
-        min(ranks.gather([available])),
-        ranks.size,
-    )
-
-
-def load_with_adapter(job: TrainingJob, base_folder: Path, shards: int, log: Log) -> Any:
-    """The base model with a fresh adapter, on its device.
-
-    Of a sharded model, no device has room for the whole: its layers stay on the CPU, until they go to
-    their places one by one.
-    """
-    settings, engine = job.settings, engine_named(job.engine)
-    where = "cpu" if shards > 1 else job.device
-    model = engine.add_lora(engine.load_base(base_folder, settings.weights, where), settings.lora)
-    if shards > 1:
-        place_all_but_layers(model, job.device)
-        log(f"the frozen weights of the layers are sharded over {shards} processes")
-    if job.device == "cuda":
-        limit_gpu_memory(settings)
-    return model
-
-
-def limit_gpu_memory(settings: TrainingConfig) -> None:
-    """Take no more of the GPU than `max_vram_gib` from here on; loading the base may have taken more."""
-    import torch
-
-    if settings.max_vram_gib:
-        total_gib = torch.cuda.mem_get_info()[1] / GIB
-        share = (settings.max_vram_gib - CONTEXT_GIB) / total_gib
-        torch.cuda.set_per_process_memory_fraction(min(share, 1.0))
 
 
 def choose_eval_rows(rows: Sequence[TokenRow], limit: int | None, seed: int) -> list[TokenRow]:

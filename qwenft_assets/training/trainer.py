@@ -6,7 +6,7 @@ its gradients to those of the others: the step is that of one process, but for r
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +46,7 @@ def make_trainer(
     log: Log,
     identity: Identity | None = None,
     ranks: Ranks = ALONE,
+    after_checkpoint: Callable[[], None] = lambda: None,
 ) -> "Trainer":
     """A trainer ready for `train()`; it keeps the checkpoint with the lowest eval loss.
 
@@ -63,6 +64,7 @@ def make_trainer(
         log: Writes to the run log.
         identity: What a run must share to go on from this one's checkpoints.
         ranks: The processes that take the same steps together.
+        after_checkpoint: Called by the first of them when a checkpoint is whole.
     """
     import torch
     from datasets import Dataset
@@ -134,7 +136,9 @@ def make_trainer(
         def get_train_dataloader(self) -> Any:
             return _with_all_batches(super().get_train_dataloader(), ranks)
 
-    callbacks = [watch(history, report_progress, log, settings.checkpoint_minutes, identity, ranks)]
+    minutes = settings.checkpoint_minutes
+    watching = (history, report_progress, log, minutes, identity, ranks, after_checkpoint)
+    callbacks = [watch(*watching)]
     if settings.patience_evaluations:
         callbacks.append(EarlyStoppingCallback(settings.patience_evaluations))
     steps = optimizer_steps(len(of_step), settings)

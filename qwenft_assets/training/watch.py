@@ -1,13 +1,20 @@
 """What happens beside the steps: the live log, progress, checkpoints, and the end when asked to."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.child_process import Log, stop_requested
-from qwenft_assets.launching.ranks import ALONE, Ranks
+from qwenft_assets.launching.ranks import Ranks
 from qwenft_assets.progress import ReportProgress
-from qwenft_assets.training.checkpoints import Identity, forget_old, require_room, seal
+from qwenft_assets.training.checkpoints import (
+    Identity,
+    best_checkpoint,
+    forget_old,
+    require_room,
+    seal,
+)
 from qwenft_assets.training.history import LossHistory
 
 if TYPE_CHECKING:
@@ -20,7 +27,8 @@ def watch(
     log: Log,
     checkpoint_minutes: float,
     identity: Identity | None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks,
+    after_checkpoint: Callable[[], None],
 ) -> "TrainerCallback":
     """Live loss into the run log, progress to the terminal, the last step always evaluated.
 
@@ -31,6 +39,7 @@ def watch(
         checkpoint_minutes: A checkpoint at least so often, beside those of evaluations.
         identity: Goes into each checkpoint; None: checkpoints are not gone on from.
         ranks: All decide alike; the first one writes.
+        after_checkpoint: Called by the first one when a checkpoint is whole.
     """
     from transformers import TrainerCallback
 
@@ -42,6 +51,7 @@ def watch(
             self.started = self.saved - history.seconds
             if state.global_step:
                 history.resumed_at.append(state.global_step)
+                _name_the_best_here(Path(args.output_dir), state)
             if ranks.is_first:
                 require_room(Path(args.output_dir))
 
@@ -70,8 +80,9 @@ def watch(
             history.require_finite()
             self.saved = time.monotonic()
             history.seconds = self.saved - self.started
-            ranks.wait()  # each has left the state of its random numbers in the folder
-            _seal_and_tidy(Path(args.output_dir), state, identity, history, ranks)
+            checkpoints = Path(args.output_dir)
+            _bring_random_states(checkpoints, state, ranks)
+            _seal_and_tidy(checkpoints, state, identity, history, ranks, after_checkpoint)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             history.seconds = time.monotonic() - self.started
@@ -79,8 +90,30 @@ def watch(
     return Watch()
 
 
+def _name_the_best_here(checkpoints: Path, state: Any) -> None:
+    """The state that was read names it by its path where it was saved."""
+    best = best_checkpoint(checkpoints, state.best_global_step)
+    state.best_model_checkpoint = str(best) if best else None
+
+
+def _bring_random_states(checkpoints: Path, state: Any, ranks: Ranks) -> None:
+    """Each process has left that of its random numbers in the folder, which may be on its own disk."""
+    if ranks.size == 1:
+        return
+    checkpoint = checkpoints / f"checkpoint-{state.global_step}"
+    own = checkpoint / f"rng_state_{ranks.rank}.pth"
+    for name, content in ranks.gather([(own.name, own.read_bytes())]):
+        if ranks.is_first and not (checkpoint / name).exists():
+            (checkpoint / name).write_bytes(content)
+
+
 def _seal_and_tidy(
-    checkpoints: Path, state: Any, identity: Identity | None, history: LossHistory, ranks: Ranks
+    checkpoints: Path,
+    state: Any,
+    identity: Identity | None,
+    history: LossHistory,
+    ranks: Ranks,
+    after_checkpoint: Callable[[], None],
 ) -> None:
     if not ranks.is_first:
         return
@@ -88,6 +121,7 @@ def _seal_and_tidy(
         seal(checkpoints / f"checkpoint-{state.global_step}", identity, history)
     # The trainer itself would go by the files' times, and the clock may have been set back.
     forget_old(checkpoints, state.global_step, state.best_global_step)
+    after_checkpoint()
     if state.global_step < state.max_steps:
         require_room(checkpoints)
 

@@ -82,6 +82,20 @@ def test_a_killed_training_ends_as_an_undisturbed_one(
 
 
 @pytest.mark.faults
+def test_a_killed_training_goes_on_where_its_storage_was_moved(training_job, undisturbed, tmp_path):
+    job = moved(training_job, tmp_path)
+    Training(job, "step 8/15 loss").kill_when_it_waits()
+    again = moved(job, tmp_path / "elsewhere")
+    shutil.rmtree(job.storage_root)
+    training = Training(again)
+    assert training.finish() == 0, training.said
+    assert "going on from checkpoint-6" in training.said
+    weights, record = adapter_of(again)
+    assert record["best_step"] == undisturbed[1]["best_step"]
+    assert largest_difference(weights, undisturbed[0]) <= TOLERANCE
+
+
+@pytest.mark.faults
 def test_killed_twice_it_still_ends_the_same(training_job, undisturbed, tmp_path):
     job = moved(training_job, tmp_path)
     Training(job, "step 5/15 loss").kill_when_it_waits()

@@ -5,27 +5,18 @@ order in which fp32 gradients are summed.
 """
 
 import shutil
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from qwenft_assets.config_file import load_config
-from qwenft_assets.evaluation.evaluate import evaluate
-from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
-from qwenft_assets.mixture.build import build_mixture
-from qwenft_assets.progress import no_progress
-from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import Storage
-from qwenft_assets.training.job import plan_training, training_record
-from qwenft_assets.training.train import train
 from qwenft_assets_tests.commands import make_deployment
+from qwenft_assets_tests.launching.outcomes import (
+    outcome_of,
+    require_same_evaluation,
+    require_same_training,
+)
 from qwenft_assets_tests.ray_installed import needs_ray
 
-LOSS_TOLERANCE = 2e-5
-"""Nats per token."""
-WEIGHT_TOLERANCE = 2e-4
-"""Of adapter weights after steps of 1e-2: Adam divides by tiny second moments."""
 COMMAND = (
     "dagster",
     "asset",
@@ -35,51 +26,6 @@ COMMAND = (
     "--partition",
     "small",
 )
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What training and evaluation left."""
-
-    weights: Any
-    record: dict[str, Any]
-    evaluation: dict[str, Any] | None
-
-
-def outcome_of(storage, version):
-    from safetensors.numpy import load_file
-
-    record = training_record(storage, "small", version)
-    evaluation = read_evaluation(storage, "small", version)
-    assert record is not None
-    path = storage.adapter("small", version) / "adapter_model.safetensors"
-    return Outcome(load_file(path), record, evaluation)
-
-
-@pytest.fixture(scope="module")
-def mixed(tmp_path_factory, base_model):
-    """The deployment with its mixture."""
-    deployment = make_deployment(tmp_path_factory.mktemp("mixed"), base_model)
-    text = deployment.config.read_text(encoding="utf-8")
-    text = text.replace("epochs: 1", "epochs: 2\n  neftune_alpha: null\n  lora: {rank: 4}")
-    deployment.config.write_text(text, encoding="utf-8")
-    config, storage = load_config(str(deployment.config)), Storage(deployment.storage)
-    for source in ("local_reports", "slimorca", "pubmedqa"):
-        sample_source(config, source, storage)
-    build_mixture(config, "small", storage)
-    return deployment
-
-
-@pytest.fixture(scope="module")
-def alone(mixed, tmp_path_factory):
-    """One process: this one."""
-    root = tmp_path_factory.mktemp("alone") / "storage"
-    shutil.copytree(mixed.storage, root)
-    config, storage = load_config(str(mixed.config)), Storage(root)
-    job = plan_training(config, "small", storage, "cpu")
-    train(job, no_progress, lambda line: None)
-    evaluate(plan_evaluation(config, job, storage), no_progress, lambda line: None)
-    return outcome_of(storage, job.version)
 
 
 @pytest.mark.parametrize(
@@ -116,29 +62,14 @@ def test_two_processes_train_and_measure_as_one(
     assert said == (shards > 1) * len(assets.split(","))
 
     together = outcome_of(Storage(deployment.storage), alone.record["version"])
-    for kind in ("learning_rate", "train", "eval"):
-        ours, theirs = (one.record["loss_history"][kind] for one in (together, alone))
-        assert [step for step, _ in ours] == [step for step, _ in theirs]
-        assert [n for _, n in ours] == pytest.approx([n for _, n in theirs], abs=LOSS_TOLERANCE)
+    require_same_training(together, alone)
     assert (
         together.record["loss_history"]["train"][-1][1]
         < alone.record["loss_history"]["train"][0][1]
     )
-    largest = max(abs(together.weights[n] - alone.weights[n]).max() for n in alone.weights)
-    assert largest <= WEIGHT_TOLERANCE
-    for name in ("steps", "train_tokens", "padding_tokens", "train_rows", "tokens_per_step"):
-        assert together.record[name] == alone.record[name], name
     assert (together.record["processes"], alone.record["processes"]) == (2, 1)
     assert (together.record["shards"], alone.record["shards"]) == (shards, 1)
-    assert together.record.keys() == alone.record.keys()
     if "evaluation" in assets:
-        require_same_figures(together.evaluation, alone.evaluation)
-
-
-def require_same_figures(together, alone):
-    assert together.keys() == alone.keys()
-    for name in ("eval_loss", "base_eval_loss", "delta_loss"):
-        assert together[name] == pytest.approx(alone[name], abs=LOSS_TOLERANCE), name
-    for name in ("eval_rows", "eval_tokens", "mixture_version", "inputs"):
-        assert together[name] == alone[name], name
-    assert (together["processes"], alone["processes"]) == (2, 1)
+        require_same_evaluation(together.evaluation, alone.evaluation)
+        assert together.evaluation
+        assert together.evaluation["processes"] == 2

@@ -20,8 +20,8 @@ from qwenft_assets.storage import Storage
 from qwenft_assets.training.job import plan_training, training_record
 from qwenft_assets.training.train import train
 from qwenft_assets_tests.evaluation.trained import build, tiny_config
+from qwenft_assets_tests.launching.outcomes import LOSS_TOLERANCE, WEIGHT_TOLERANCE
 from qwenft_assets_tests.launching.sharded_work import evaluated, held, passed, trained
-from qwenft_assets_tests.launching.test_same_loss import LOSS_TOLERANCE, WEIGHT_TOLERANCE
 from qwenft_assets_tests.launching.two_processes import WaitForTheKill, killed, together
 
 GRADIENT_TOLERANCE = 1e-5

@@ -108,11 +108,10 @@ def merged_weights(
         written = behaviour(load_base(part, "fp32", "cpu").eval(), tokenizer)
         kl_nats = mean_kl_nats(separate, written)
         if kl_nats > MAX_ROUNDING_KL_NATS:
-            finer = "set publishing.merged_weights to fp16, or " if dtype == "bfloat16" else ""
+            finer = ", or set publishing.merged_weights to fp16" if dtype == "bfloat16" else ""
             raise PublishingError(
                 f"merged weights in {dtype} answer differently: {kl_nats:.4f} nats of KL divergence a "
-                f"token on fixed prompts, {MAX_ROUNDING_KL_NATS} at most. To share it, {finer}publish "
-                "the adapter."
+                f"token on fixed prompts, {MAX_ROUNDING_KL_NATS} at most. Publish the adapter{finer}."
             )
         same = sum(a == b for a, b in zip(separate.answers, written.answers, strict=True))
         write_json(

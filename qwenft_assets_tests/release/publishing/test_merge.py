@@ -61,7 +61,9 @@ def test_a_merged_copy_in_16_bits_carries_its_verification(mergeable, tmp_path, 
 def test_weights_too_coarse_for_the_model_are_refused_with_the_way_out(mergeable, monkeypatch):
     released, base = mergeable
     monkeypatch.setattr(merge, "MAX_ROUNDING_KL_NATS", 0.0)
-    with pytest.raises(PublishingError, match=r"set publishing\.merged_weights to fp16, or"):
+    with pytest.raises(
+        PublishingError, match=r"adapter, or set publishing\.merged_weights to fp16\."
+    ):
         merge.merged_weights(released.subject(), base, "bfloat16", no_progress)
     assert not list(released.storage.cache("merged").glob("[!.]*"))
 
