@@ -70,7 +70,7 @@ def ray_nodes(folder: Path, names: list[str], environment: Mapping[str, str]) ->
 
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
-    quick = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+    quick = {"health_check_period_ms": 1000, "health_check_timeout_ms": 5000}
     head = {
         "num_cpus": 0,
         "include_dashboard": False,
