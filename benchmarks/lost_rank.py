@@ -1,10 +1,13 @@
 """One of several training processes killed with -9: how the run ends, and whether it goes on.
 
-    python benchmarks/lost_rank.py --model FOLDER --origin FOLDER [--device cuda] [--processes 2]
+    python benchmarks/lost_rank.py --model FOLDER --origin FOLDER [--device cuda] [--processes 2] \
+        [--sharded]
 
 `qwenft run` with launcher `accelerate`, on PubMedQA rows below --origin (laid out as the Hub), with the
-original recipe. Once a checkpoint is sealed, the last process is killed; then the same command runs
-again. Without --model a tiny random model is trained. Prints one JSON line; ends with 1 where a process is left, or the second run began anew.
+original recipe; with --sharded the base is in bf16, its layers held once among all (FSDP2). Once a
+checkpoint is sealed, the last process is killed; then the same command runs again. Without --model a
+tiny random model is trained. Prints one JSON line; ends with 1 where a process is left, or the second
+run began anew.
 """
 
 import argparse
@@ -33,6 +36,7 @@ training:
   base_model: "{model}"
   device: {device}
   weights: {weights}
+  shard_base_weights: {sharded}
   min_vram_gib: 0
   epochs: {epochs}
   checkpoint_minutes: 0.1
@@ -49,6 +53,7 @@ def main() -> None:
     parser.add_argument("--origin", type=Path, required=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cpu")
     parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--sharded", action="store_true")
     parser.add_argument("--epochs", type=float, default=2)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -64,10 +69,12 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
         options.model = folder / "tiny"
         write_tiny_model(options.model)
+    on_gpu = options.device == "cuda"
     settings = {
         "origin": options.origin.resolve(),
         "model": options.model.resolve(),
-        "weights": "nf4" if options.device == "cuda" else "fp32",
+        "weights": ("bf16" if options.sharded else "nf4") if on_gpu else "fp32",
+        "sharded": "true" if options.sharded else "auto",
         **{name: getattr(options, name) for name in ("device", "processes", "epochs")},
     }
     (folder / "config.yaml").write_text(CONFIG.format(**settings), encoding="utf-8")

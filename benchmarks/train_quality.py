@@ -4,8 +4,9 @@
         [--results RUNS.jsonl] [--minutes 9]
 
 A small model with its real weights, real rows, the same held-out rows for all. The original recipe is
-TRL's SFTTrainer with PEFT and bitsandbytes: 2 rows x 4, padded, NEFTune by its own hook. Every adapter
-is put on a fresh copy of the base it was trained on (fp8: on bf16, as it would be used) and measured
+TRL's SFTTrainer with PEFT and bitsandbytes: 2 rows x 4, padded, NEFTune by its own hook; once on a base
+of 4 bits, as it is used, and once on bf16, to tell the base's share from the recipe's. Every adapter is
+put on a fresh copy of the base it was trained on (fp8: on bf16, as it would be used) and measured
 by one evaluator, in nats per token. --model takes a GGUF file too. Prints one JSON line a run, then
 the means against the original. With --results a run that stands in that file is not made again, and
 --minutes begins no run after that time, so that the same command, once more, goes on.
@@ -44,7 +45,10 @@ from qwenft_assets.training.trainer import make_trainer  # noqa: E402
 
 FAITHFUL, FAST = "configs/qwen2.5-7b.yaml", "configs/qwen2.5-7b-fast.yaml"
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "original": (FAITHFUL, {}),
+    "original-bf16": (FAITHFUL, {"weights": "bf16"}),
     "faithful": (FAITHFUL, {}),
+    "fast-nf4": (FAST, {"weights": "nf4"}),
     "fast": (FAST, {}),
     "fast-fp8": (FAST, {"weights": "fp8"}),
 }
@@ -59,7 +63,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--epochs", type=float, default=3.0)
-    parser.add_argument("--recipes", nargs="*", default=["original", *RECIPES])
+    parser.add_argument("--recipes", nargs="*", default=[*RECIPES], choices=[*RECIPES])
     parser.add_argument("--results", type=Path, help="JSON lines of runs: appended to, and read.")
     parser.add_argument("--minutes", type=float, help="Begin no training later than this.")
     parser.add_argument("--change", default="{}", help="JSON: other settings of the fast preset.")
@@ -87,15 +91,16 @@ def main() -> None:
                     keep(options, {"what": name, "seed": seed, **figures})
                 found.setdefault(name, []).append(figures["loss"])
                 print(json.dumps({**figures, "what": name, "seed": seed}), flush=True)
-    if options.recipes[0] not in found:
-        return
-    reference = statistics.mean(found[options.recipes[0]])
+    means = {name: statistics.mean(losses) for name, losses in found.items()}
     for name, losses in found.items():
-        mean = statistics.mean(losses)
         spread = round(statistics.stdev(losses), 5) if len(losses) > 1 else None
-        relative = round(mean / reference - 1, 5)
-        shown = {"seeds": len(losses), "mean_loss": round(mean, 5), "stdev": spread}
-        print(json.dumps({"what": name, **shown, "to_first": relative}))
+        shown = {"seeds": len(losses), "mean_loss": round(means[name], 5), "stdev": spread}
+        compared = {
+            f"to_{original}": round(means[name] / means[original] - 1, 5)
+            for original in ("original", "original-bf16")
+            if original in means
+        }
+        print(json.dumps({"what": name, **shown, **compared}))
 
 
 def conditions(options: argparse.Namespace) -> dict[str, Any]:
@@ -131,7 +136,7 @@ def run(
     name: str, seed: int, train: list[Any], held_out: list[Any], options: argparse.Namespace
 ) -> dict[str, Any]:
     """Train once; held-out loss of base and adapter, steps, seconds."""
-    file, changes = RECIPES.get(name, (FAITHFUL, {}))
+    file, changes = RECIPES[name]
     if file == FAST:
         changes = changes | json.loads(options.change)
     settings = load_config(HERE.parent / file).training.model_copy(
@@ -141,7 +146,7 @@ def run(
     if options.device == "cpu":
         held, settings = "fp32", settings.model_copy(update={"weights": "fp32"})
     started = time.monotonic()
-    if name == "original":
+    if name.startswith("original"):
         weights, steps = original(settings, held, train, options)
     else:
         weights, steps = ours(settings, held, train, held_out, options)
