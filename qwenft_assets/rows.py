@@ -124,7 +124,17 @@ def texts_of(table: pa.Table, column: str) -> list[str]:
 
 def rows_version(rows: Iterable[InstructionRow]) -> str:
     """Content hash of rows in their order: equal exactly when every field of every row is."""
+    return version_of(map(row_hash, rows))
+
+
+def row_hash(row: InstructionRow) -> str:
+    """Content hash of every field of a row."""
+    return short_hash(*_values(row))
+
+
+def version_of(row_hashes: Iterable[str]) -> str:
+    """`rows_version` of the rows that have these hashes, in their order."""
     digest = hashlib.sha256()
-    for row in rows:
-        digest.update(short_hash(*_values(row)).encode())
+    for row_hashed in row_hashes:
+        digest.update(row_hashed.encode())
     return digest.hexdigest()[:16]

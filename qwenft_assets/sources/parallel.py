@@ -40,8 +40,8 @@ def shards_in_turn(
 ) -> Generator[ShardRows, None, None]:
     """The rows of each shard of a scan, in the order of the shards.
 
-    With `scan_processes` above 1, others read ahead of the caller by at most as many shards; what they
-    have begun is left when the caller stops.
+    With `scan_processes` above 1, others read ahead of the caller by at most one shard more than they
+    are; what they have begun is left when the caller stops.
 
     Args:
         store: Of the scan.
@@ -62,7 +62,8 @@ def shards_in_turn(
         for shard in shards:
             yield store.rows_of(shard, limit, watch)
         return
-    work = _Work(missing, ahead=others)
+    # Of a shard that nobody has opened one part is known: each other finds one in a shard of its own.
+    work = _Work(missing, ahead=others + 1)
     scan = replace(store.scan, also_in=no_others)
     start = _ray_tasks if config.launcher.kind == "ray" else _processes
     with start(config, others) as readers, work.also_done_by(readers, scan, store.seed, limit):

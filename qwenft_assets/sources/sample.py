@@ -9,7 +9,7 @@ rows are kept in a file of their own, so that a scan that was killed goes on wit
 import shutil
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,11 +19,18 @@ import pyarrow as pa
 from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import rows_to_table, rows_version, short_hash, table_to_rows, texts_of
+from qwenft_assets.rows import (
+    row_hash,
+    rows_to_table,
+    short_hash,
+    table_to_rows,
+    texts_of,
+    version_of,
+)
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.parallel import shards_in_turn
 from qwenft_assets.sources.registry import scan_source
-from qwenft_assets.sources.scan import MEBIBYTE, ScanProgress, Tally
+from qwenft_assets.sources.scan import MEBIBYTE, Counts, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
 from qwenft_assets.sources.stackexchange import SITES, keyword_rules
 from qwenft_assets.storage import (
@@ -89,23 +96,21 @@ def sample_source(
                 write_json(folder / "manifest.json", known)
             return SampleReport(known, reused=True)
         store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
-        rows, tally, exhausted = _take(config, store, quota, report_progress)
+        taken = _take(config, store, quota, report_progress)
+        rows, tally = taken.rows, taken.tally
         if not rows.num_rows:
             dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.dropped.items()))
             raise SourceError(
                 f"{source}: no usable row among {tally.scanned} scanned (dropped: "
                 f"{dropped or 'none'}). Check sources.{source} in the config."
             )
-        with ThreadPoolExecutor(max_workers=1) as pool:  # matching frees the GIL, as writing does
-            also_in = pool.submit(scan.also_in, rows)
-            write_parquet(folder / "rows.parquet", rows)
-            version = rows_version(table_to_rows(rows))
+        write_parquet(folder / "rows.parquet", rows)
         manifest = {
             "source": source,
-            "version": version,
+            "version": taken.version,
             "identity": identity,
             "quota": quota,
-            "exhausted": exhausted,
+            "exhausted": taken.exhausted,
             "rows": rows.num_rows,
             "sha256": sha256_of_file(folder / "rows.parquet"),
             "revision": scan.revision,
@@ -116,7 +121,7 @@ def sample_source(
             "licenses": dict(sorted(_counts(rows, "license").items())),
             "admitted_by": _most_first(_counts(rows, "admitted_by")),
             "keyword_hits": _most_first(tally.keyword_hits),
-            "also_in": dict(sorted(also_in.result().items())),
+            "also_in": dict(sorted(taken.also_in.items())),
             "findings": dict(sorted(tally.findings.items())),
         }
         write_json(folder / "manifest.json", manifest)
@@ -172,31 +177,58 @@ def _quota(
     return max(configured, max_rows or 0, earlier)
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """The first rows of a scan."""
+
+    rows: pa.Table
+    version: str
+    also_in: Counts
+    tally: Tally
+    exhausted: bool
+    """Upstream has no more."""
+
+
 def _take(
     config: Config, store: ShardStore, quota: int | None, report_progress: ReportProgress
-) -> tuple[pa.Table, Tally, bool]:
-    """The first `quota` rows, the counts of the shards read, and whether upstream has no more."""
-    tally, tables, seen = Tally(), [rows_to_table([])], set[str]()
-    progress = ScanProgress(len(store.scan.shards), report_progress)
-    taken = 0
-    with closing(shards_in_turn(store, quota, config, progress.within_shard)) as shards:
+) -> _Taken:
+    """At most `quota` rows; what can be said of a shard's rows is found out while the next is read."""
+    scan, tally, seen = store.scan, Tally(), set[str]()
+    tables, hashes, also_in = [rows_to_table([])], list[str](), list[Future[Counts]]()
+    progress = ScanProgress(len(scan.shards), report_progress)
+    shards_taken = 0
+    with (
+        ThreadPoolExecutor(max_workers=1) as pool,  # matching frees the GIL
+        closing(shards_in_turn(store, quota, config, progress.within_shard)) as shards,
+    ):
         for found in shards:
-            taken += 1
+            shards_taken += 1
             tally.add(found.tally)
             fresh = _fresh(found.table, seen)
             if repeated := found.table.num_rows - fresh.num_rows:
                 tally.dropped["repeated_id"] += repeated
-            tables.append(fresh)
+            kept = fresh.slice(0, None if quota is None else quota - len(hashes))
+            also_in.append(pool.submit(scan.also_in, kept))
+            tables.append(kept)
+            hashes += map(row_hash, table_to_rows(kept))
             progress.after_shard(tally, len(seen))
             if quota is not None and len(seen) >= quota:
                 break
-    complete = taken == len(store.scan.shards)
-    if quota is not None and len(seen) > quota:
-        tally.dropped["beyond_max_rows"] += len(seen) - quota
+    also_there = Counts()
+    for counts in also_in:
+        also_there.update(counts.result())  # keeps those of which there is none
+    complete = shards_taken == len(scan.shards)
+    if len(seen) > len(hashes):
+        tally.dropped["beyond_max_rows"] += len(seen) - len(hashes)
         complete = False
-    complete = complete and not tally.dropped["beyond_max_rows"]
-    # In one piece, so that the bytes written do not depend on where shards ended.
-    return pa.concat_tables(tables).slice(0, quota).combine_chunks(), tally, complete
+    return _Taken(
+        # In one piece, so that the bytes written do not depend on where shards ended.
+        rows=pa.concat_tables(tables).combine_chunks(),
+        version=version_of(hashes),
+        also_in=also_there,
+        tally=tally,
+        exhausted=complete and not tally.dropped["beyond_max_rows"],
+    )
 
 
 def _fresh(table: pa.Table, seen: set[str]) -> pa.Table:

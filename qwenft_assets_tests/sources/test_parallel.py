@@ -107,6 +107,22 @@ def test_a_shard_in_parts_is_the_shard(tmp_path, limit):
     assert joined.tally.as_json() == whole.tally.as_json()
 
 
+def wait_for_the_last(folder, path, tally):
+    (folder / f"{path}.begun").touch()
+    deadline = time.monotonic() + 30
+    while path == "a" and not (folder / "c.begun").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(path)
+        time.sleep(0.02)
+    yield from ()
+
+
+def test_a_shard_that_takes_long_holds_up_no_other_that_is_near(tmp_path):
+    scan = Scan("0", ("a", "b", "c"), partial(wait_for_the_last, tmp_path))
+    shards = shards_in_turn(ShardStore(tmp_path, scan, 0), None, config_of(scan_processes=2))
+    assert len(list(shards)) == 3
+
+
 def die_if_not(first, folder, path, tally):
     if os.getpid() != first:
         while not list(folder.glob("*.parquet")):  # another shard is read

@@ -10,7 +10,7 @@ import pytest
 from qwenft_assets.config import PROJECT_ROOT, Config, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import ROW_SCHEMA, rows_version, table_to_rows
-from qwenft_assets.sources.registry import bundled_sources
+from qwenft_assets.sources.registry import bundled_sources, scan_source
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage import Storage, read_json, sha256_of_file
 
@@ -49,6 +49,19 @@ def test_sample_holds_rows_and_a_manifest_that_counts_them(demo_config, storage,
     assert {row.revision for row in rows} == {manifest["revision"]}
     assert {row.source for row in rows} == {source}
     assert len({row.row_id for row in rows}) == len(rows)
+
+
+@pytest.mark.parametrize("max_rows", [None, 5])
+def test_rows_that_another_domain_admits_too_are_counted_none_of_them_included(
+    demo_config, storage, max_rows
+):
+    source = "stackexchange_ic"
+    config = with_source(demo_config, source, max_rows=max_rows)
+    manifest = sample_source(config, source, storage).manifest
+    rows = pq.read_table(storage.source_sample(source) / "rows.parquet")
+    assert manifest["also_in"] == scan_source(config, source).also_in(rows)
+    assert manifest["also_in"].keys() == {"stackexchange_ai", "stackexchange_biomed"}
+    assert 0 in manifest["also_in"].values()
 
 
 @pytest.mark.parametrize("source", bundled_sources())
