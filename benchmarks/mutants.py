@@ -4,8 +4,9 @@
 
 Draws places by seed, the same number for each package, and at each of them one mutant of cosmic-ray
 (another operator, number, condition, ...) that compiles; it is put into a copy of the project and meets
-the tests of its module only. Prints the table of RESULTS.md, and every survivor as a diff. What stands
-in annotations is left alone: it does not run.
+the tests of its module only. Prints the table of RESULTS.md, and every survivor as a diff. What cannot
+show is left alone: annotations, arguments of decorators (`frozen=True`), and modules that draw pictures,
+whose numbers are sizes on paper.
 """
 
 import argparse
@@ -35,7 +36,9 @@ TESTS = {
     "mixture/split": "mixture/test_split.py mixture/test_leakage.py",
     "mixture/verification": "mixture/test_leakage.py mixture/test_build.py assets/test_mixture_checks.py",
     "evaluation/evaluate": "evaluation/test_evaluate.py evaluation/test_champion.py",
-    "evaluation/job": "evaluation/test_job.py evaluation/test_evaluate.py",
+    "evaluation/loading": "evaluation/test_loading.py evaluation/test_champion.py",
+    "evaluation/worker": "evaluation/test_loading.py",
+    "evaluation/job": "evaluation/test_job.py evaluation/test_evaluate.py evaluation/test_loading.py",
     "evaluation/losses": "evaluation/test_perplexity.py evaluation/test_independent_loss.py "
     "evaluation/test_champion.py faults/test_out_of_memory.py",
     "text/keywords": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
@@ -44,8 +47,8 @@ TESTS = {
     "release/registry": "release/test_registry.py release/test_moves.py",
 }
 """Where the tests of a module are not `test_<module>.py` in its package's folder, or not there alone."""
-LEFT_OUT = {"evaluation/worker", "evaluation/benchmarks"}
-"""A process's three lines; and lm-eval, which needs an extra."""
+LEFT_OUT = {"evaluation/benchmarks", "evaluation/pictures", "release/perplexity_plot"}
+"""lm-eval needs an extra; the others draw."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
     from cosmic_ray.plugins import get_operator, operator_names
 
     tree = get_ast_from_path(path)
-    annotations = lines_of_annotations(path)
+    spans = left_alone(path)
     name = path.relative_to(PROJECT_ROOT).as_posix()
     for operator_name in sorted(operator_names()):
         kind = get_operator(operator_name)
@@ -150,15 +153,20 @@ def mutants_of(path: Path) -> Iterator[Mutant]:
             start for node in ast_nodes(tree) for start, _ in kind().mutation_positions(node)
         )
         for occurrence, (line, column) in enumerate(positions):
-            if not any(first <= (line, column) < last for first, last in annotations):
+            if not any(first <= (line, column) < last for first, last in spans):
                 yield Mutant(name, operator_name, occurrence, line, column)
 
 
-def lines_of_annotations(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """From where to where annotations stand: line from 1, column from 0."""
+def left_alone(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """From where to where annotations and decorators stand: line from 1, column from 0."""
     spans = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        for said in (getattr(node, "annotation", None), getattr(node, "returns", None)):
+        decorators = getattr(node, "decorator_list", [])
+        for said in (
+            getattr(node, "annotation", None),
+            getattr(node, "returns", None),
+            *decorators,
+        ):
             if isinstance(said, ast.expr):
                 end = (said.end_lineno or said.lineno, said.end_col_offset or said.col_offset)
                 spans.append(((said.lineno, said.col_offset), end))

@@ -121,9 +121,14 @@ def flat_decoder(model: Any) -> FlatDecoder | None:
     if not in_4bit:
         weights = "fp32" if causal.dtype == torch.float32 else "bf16"
         return FlatDecoder(model, weights=weights, one_adapter=False)
-    needed_gib = sum(2 * p.quant_state.shape.numel() for p in in_4bit) / GIB + WORKING_GIB
-    has_room = torch.cuda.mem_get_info()[0] / GIB > needed_gib
-    return FlatDecoder(model, weights="nf4", keep_4bit=not has_room, one_adapter=False)
+    weights_in_4bit = sum(p.quant_state.shape.numel() for p in in_4bit)
+    keep_4bit = not has_room_in_bf16(weights_in_4bit, torch.cuda.mem_get_info()[0])
+    return FlatDecoder(model, weights="nf4", keep_4bit=keep_4bit, one_adapter=False)
+
+
+def has_room_in_bf16(weights: int, free_bytes: int) -> bool:
+    """Whether so many weights fit beside what is held already, with room to work in."""
+    return 2 * weights / GIB + WORKING_GIB < free_bytes / GIB
 
 
 def _flat_hidden_states(decoder: FlatDecoder, who: str) -> HiddenStates:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from qwenft_assets.errors import AdapterError
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import is_current, plan_evaluation
 from qwenft_assets.evaluation.losses import (
@@ -14,6 +15,7 @@ from qwenft_assets.evaluation.losses import (
     BASE,
     CHAMPION,
     add_champion,
+    has_room_in_bf16,
     losses_by_model,
 )
 from qwenft_assets.inference.load import load_model, resolve_adapter
@@ -90,6 +92,26 @@ def test_rows_read_without_padding_have_the_same_losses_under_every_model(worse)
             assert ours.answer.nll == pytest.approx(theirs.answer.nll, rel=1e-5)
     sums = {name: sum(loss.full.nll for loss in flat[name]) for name in who}
     assert len({round(total, 2) for total in sums.values()}) == 3
+
+
+def test_a_champion_that_does_not_fit_is_told_in_one_line(trained, tmp_path):
+    job, storage = trained.job, trained.storage
+    other = tmp_path / "other-rank"
+    shutil.copytree(storage.adapter("small", job.adapter_version), other)
+    settings = json.loads((other / "adapter_config.json").read_text(encoding="utf-8"))
+    changed = {**settings, "r": 2 * settings["r"]}
+    (other / "adapter_config.json").write_text(json.dumps(changed), encoding="utf-8")
+    loaded = load_model(storage, "small", job.adapter_version, job.base, job.training, "cpu")
+    with pytest.raises(
+        AdapterError, match=r"the champion does not load .*\(Error\(s\) in loading"
+    ) as told:
+        add_champion(loaded.model, other)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(("free_gib", "fits"), [(19, True), (18, False), (1, False)])
+def test_4bit_weights_are_held_in_bf16_where_there_is_room_to_work_beside_them(free_gib, fits):
+    assert has_room_in_bf16(7 * 2**30, free_gib * 2**30) is fits
 
 
 def test_an_adapter_trained_on_nonsense_is_refused_with_the_rule_named(trained, worse):

@@ -97,6 +97,20 @@ def test_causes_in_a_sample(storage, built, rows, sample, expected):
     assert read_json(storage.mixed_dataset("small") / "diff.json") == report.diff
 
 
+def test_a_row_left_out_both_times_is_no_difference(storage):
+    """A copy that changes, and is as good as the row that it is a copy of both times."""
+    put_samples(ALL, storage)
+    rows = rows_of("slimorca", 60)
+    kept = row("slimorca", "kept", instruction=rows[0].instruction, output=rows[0].output)
+    for output in (rows[0].output, rows[0].output + " "):
+        rows[0] = row("slimorca", 0, instruction=rows[0].instruction, output=output)
+        put_sample(ALL, storage, "slimorca", [*rows, kept], identity="rules-2")
+        report = build_mixture(ALL, "small", storage)
+    assert not report.reused
+    assert report.manifest["dropped_duplicate"] == 1
+    assert report.diff["changes"] == []
+
+
 def test_smaller_recipe_removes_by_quota(storage, built):
     report = build_mixture(small_config(rows=60), "small", storage)
     assert changes_of(report) == {

@@ -13,6 +13,7 @@ from qwenft_assets.release.history import champions_in_turn, read_history, withd
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.registry import (
     _who,
+    is_decided,
     promote,
     read_champion,
     release_adapter,
@@ -157,6 +158,34 @@ def test_a_rollback_cut_short_can_be_asked_for_again():
     ]
     assert champions_in_turn(lines, SECOND) == [FIRST, SECOND]
     assert champions_in_turn(lines, FIRST) == [FIRST]
+
+
+@pytest.mark.parametrize(
+    ("released", "champion", "expected"),
+    [
+        pytest.param([], FIRST, [FIRST], id="a-pointer-without-a-history"),
+        pytest.param([FIRST, FIRST], FIRST, [FIRST], id="released-twice-is-one"),
+        pytest.param([FIRST, SECOND], FIRST, [FIRST], id="written-down-then-killed"),
+        pytest.param([FIRST, SECOND], THIRD, [THIRD], id="a-pointer-that-no-line-tells-of"),
+        pytest.param([FIRST, SECOND, FIRST], FIRST, [FIRST, SECOND, FIRST], id="it-came-back"),
+    ],
+)
+def test_champions_in_turn_end_with_the_one_that_is_pointed_to(released, champion, expected):
+    lines = [{"action": "release", "version": v, "released": True} for v in released]
+    refused = {"action": "refuse", "version": "d" * 16, "released": False}
+    assert champions_in_turn([*lines, refused], champion) == expected
+
+
+def test_what_was_moved_by_hand_is_decided_for_the_champion_alone(registry):
+    jobs = {}
+    for version, loss in ((FIRST, 2.0), (SECOND, 1.8)):
+        jobs[version] = registry.evaluate(version, loss=loss)
+        assert not is_decided(CONFIG, jobs[version], registry.storage)
+        assert release_adapter(CONFIG, jobs[version], registry.storage).released
+        assert is_decided(CONFIG, jobs[version], registry.storage)
+    rollback(registry.storage, "small", "wrong units")
+    assert is_decided(CONFIG, jobs[FIRST], registry.storage)
+    assert not is_decided(CONFIG, jobs[SECOND], registry.storage)
 
 
 def test_a_history_with_a_broken_line_says_which(registry):

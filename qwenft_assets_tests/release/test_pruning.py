@@ -12,7 +12,7 @@ VERSIONS = [letter * 16 for letter in "abcdef"]
 
 @pytest.fixture
 def filled(storage):
-    """Six adapters with evaluations, oldest first; b was champion before c; f is the latest."""
+    """Six adapters with evaluations, oldest first; a, b and c were champion in turn; f is the latest."""
     for age, version in enumerate(VERSIONS):
         record = storage.adapter("small", version) / "training.json"
         write_json(record, {"version": version})
@@ -20,7 +20,7 @@ def filled(storage):
         write_json(storage.evaluation("small", version) / "evaluation.json", {})
     (storage.adapters("small") / ".half.checkpoints" / "checkpoint-1").mkdir(parents=True)
     write_json(storage.adapters("small") / "latest.json", {"version": VERSIONS[5]})
-    for version in VERSIONS[1:3]:
+    for version in VERSIONS[:3]:
         line = {"version": version, "released": True, "action": "release"}
         append_json_line(storage.release("small") / "history.jsonl", line)
     write_json(storage.release("small") / "champion.json", {"version": VERSIONS[2]})

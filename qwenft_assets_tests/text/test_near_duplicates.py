@@ -131,3 +131,9 @@ def test_characters_of_scripts_without_blanks_are_words_at_both_ends_of_their_bl
     kinds = near_duplicates._kinds()
     assert (kinds[ord(first)], kinds[ord(last)]) == (2, 2)
     assert all(kinds[code] != 2 for code in (0x3039, 0x3131, 0xA000, 0x1FFFF, 0x323B0))
+
+
+def test_hashes_are_finished_as_splitmix64_does_it():
+    """The first number of its published sequence from seed 1234567."""
+    state = np.array([1_234_567], np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    assert near_duplicates._mixed(state)[0] == 6_457_827_717_110_365_317

@@ -86,6 +86,8 @@ def test_each_kind_is_found(kind, text):
         pytest.param("ISBN 978-3-16-148410-0, 2024-11-24, 12:30:59.123", id="book-and-dates"),
         pytest.param("0010110110110100 0x00FF 1011-0110-1100", id="binary"),
         pytest.param("3.14159265358979, 6.02214076e23, 1,380,649,000", id="long-decimals"),
+        pytest.param("+4٩ ٨٩ ١٢٣٤ ٥٦٧٨", id="digits-of-other-scripts"),
+        pytest.param("4" + "١" * 15 + ", 4٢٤٢ ٤٢٤٢ ٤٢٤٢ ٤٢٤٢", id="card-in-them"),
         pytest.param("commit 1383a0b4c2d9e8f71383123456785550000000000", id="hash"),
     ],
 )
