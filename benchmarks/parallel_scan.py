@@ -1,4 +1,4 @@
-"""Scanning Stack Exchange by one process, by two, and by this one and a Ray task beside it.
+"""Scanning Stack Exchange by one process, by two, and by this one and an actor of Ray beside it.
 
     python benchmarks/parallel_scan.py [--questions 200000] [--rounds 3]
 
@@ -7,8 +7,8 @@ The generated questions of stackexchange_scan.py, scanned in turn, each in a fre
 one_core    one process, held on one core, with one thread of Arrow;
 one         one process as by default, which matches the next rows while it converts those before;
 two         `sources.scan_processes: 2`: this process, and one that it starts;
-two_by_ray  the same with `launcher.kind: ray`: this process, and a task at a time of a Ray cluster of
-            this machine that runs already; the seconds of its start are told apart.
+two_by_ray  the same with `launcher.kind: ray`: this process, and an actor of a Ray cluster of this
+            machine that runs already; the seconds of its start are told apart.
 
 Each program scans twice: `first` holds the start of the other process, `next` is what a further source of
 the same run takes. Wall seconds and CPU seconds of the whole process tree, medians of the rounds; samples,

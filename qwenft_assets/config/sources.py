@@ -92,7 +92,7 @@ class SourcesConfig(Section):
     scan_processes: int = Field(
         default=1,
         ge=1,
-        description="How many read one source side by side: this process and others, or Ray's tasks "
+        description="How many read one source side by side: this process and others, or actors of Ray "
         "where the launcher is ray; the sample stays the same, byte for byte.",
     )
     local_reports: LocalReportsSource = LocalReportsSource()

@@ -1,4 +1,4 @@
-"""Shards of one scan read by several processes, or with tasks of a Ray cluster.
+"""Shards of one scan read by several processes, or with actors of a Ray cluster.
 
 A shard is read in parts, which go to whoever is free, in the order of the shards; the caller reads parts
 as well, since it would else wait. It joins the parts of a shard, and leaves the shard's rows in the file
@@ -11,11 +11,12 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 from qwenft_assets.config import Config
 from qwenft_assets.launching.ray_cluster import connected
 from qwenft_assets.sources.part_readers import processes_that_read
+from qwenft_assets.sources.ray_readers import actors_that_read
 from qwenft_assets.sources.scan import Scan, Tally, no_others
 from qwenft_assets.sources.shards import PartRows, ShardRows, ShardStore, read_part
 
@@ -65,7 +66,7 @@ def shards_in_turn(
     # Of a shard that nobody has opened one part is known: each other finds one in a shard of its own.
     work = _Work(missing, ahead=others + 1)
     scan = replace(store.scan, also_in=no_others)
-    start = _ray_tasks if config.launcher.kind == "ray" else _processes
+    start = _ray_actors if config.launcher.kind == "ray" else _processes
     with start(config, others) as readers, work.also_done_by(readers, scan, store.seed, limit):
         for shard in shards:
             if shard not in work.shards:
@@ -184,40 +185,7 @@ def _processes(config: Config, others: int) -> Iterator[list[Reader]]:  # noqa: 
 
 
 @contextmanager
-def _ray_tasks(config: Config, others: int) -> Iterator[list[Reader]]:
+def _ray_actors(config: Config, others: int) -> Iterator[list[Reader]]:
     own = config.launcher.model_copy(update={"processes": others})
-    with connected(own):
-        import ray
-
-        readers = [RayTasks(own.ray_cpus_per_process) for _ in range(others)]
-        try:
-            yield list(readers)
-        finally:
-            for reader in readers:
-                if reader.running is not None:
-                    ray.cancel(reader.running, force=True)
-
-
-class RayTasks:
-    """Reads by tasks of the cluster that this process is connected to, one at a time."""
-
-    def __init__(self, cpus: float) -> None:
-        self._cpus = cpus
-        self.running: Any = None
-
-    def begin(self, scan: Scan, seed: int, limit: int | None) -> None:
-        """Send what all tasks need to the cluster, once."""
-        import ray
-
-        self._task: Any = ray.remote(num_cpus=self._cpus)(read_part)
-        self._scan = ray.put(scan)
-        self._seed, self._limit = seed, limit
-
-    def read(self, shard: str, part: int) -> PartRows:
-        """By one task."""
-        import ray
-
-        self.running = self._task.remote(self._scan, self._seed, self._limit, shard, part)
-        rows: Any = ray.get(self.running)
-        self.running = None
-        return rows
+    with connected(own), actors_that_read(others, own.ray_cpus_per_process) as readers:
+        yield list(readers)

@@ -1,4 +1,4 @@
-"""A scan by several processes, or by Ray's tasks: the bytes of a scan by one."""
+"""A scan by several processes, or with actors of Ray: the bytes of a scan by one."""
 
 import os
 import shutil
@@ -58,7 +58,7 @@ def sampled(root, config, max_rows=None):
     ("launcher", "processes"),
     [
         pytest.param("local", 2, id="two-processes"),
-        pytest.param("ray", 2, id="ray-tasks", marks=needs_ray),
+        pytest.param("ray", 2, id="ray-actors", marks=needs_ray),
     ],
 )
 def test_the_sample_is_the_same_to_the_byte(tmp_path, launcher, processes):

@@ -1,0 +1,78 @@
+"""Actors of a Ray cluster that read parts of shards for the process that is connected to it.
+
+An actor is one process, whatever it is asked; a task would run wherever a core is free. So two parts may
+be on their way to each: the second waits at its side while the first is read, where the way there and
+back, 12 ms, would else be waited for. An actor stays for the next scan as long as the connection does.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from qwenft_assets.sources.scan import Scan
+from qwenft_assets.sources.shards import PartRows, read_part
+
+PARTS_UNDER_WAY = 2
+RETRIES = 3
+"""Of a part whose actor was lost, in another one: as often as Ray repeats a task."""
+
+
+class RayReader:
+    """One of the parts that are under way to an actor."""
+
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
+        self.waits = False
+
+    def begin(self, scan: Scan, seed: int, limit: int | None) -> None:
+        """Send what all parts need to the cluster, once."""
+        import ray
+
+        self._work = ray.put(scan), seed, limit
+
+    def read(self, shard: str, part: int) -> PartRows:
+        """One part."""
+        import ray
+
+        self.waits = True
+        rows: Any = ray.get(self._actor.read.remote(*self._work, shard, part))
+        self.waits = False
+        return rows
+
+
+class _PartActor:
+    """In the cluster. It keeps nothing between two parts, so that one that is lost begins anew."""
+
+    def read(self, scan: Scan, seed: int, limit: int | None, shard: str, part: int) -> PartRows:
+        return read_part(scan, seed, limit, shard, part)
+
+
+_kept: dict[str, list[Any]] = {}
+"""Actors that wait for the next scan, by connection."""
+
+
+@contextmanager
+def actors_that_read(count: int, cpus: float) -> Iterator[list[RayReader]]:
+    """Inside, readers by so many actors; one that still reads at the end is killed.
+
+    Args:
+        count: Of the actors.
+        cpus: That Ray sets aside for each.
+    """
+    import ray
+
+    connection = ray.get_runtime_context().get_job_id()
+    for gone in _kept.keys() - {connection}:
+        del _kept[gone]
+    waiting = _kept.setdefault(connection, [])
+    remote: Any = ray.remote(num_cpus=cpus, max_restarts=RETRIES, max_task_retries=RETRIES)
+    actors = [waiting.pop() if waiting else remote(_PartActor).remote() for _ in range(count)]
+    readers = [[RayReader(actor) for _ in range(PARTS_UNDER_WAY)] for actor in actors]
+    try:
+        yield [reader for of_actor in readers for reader in of_actor]
+    finally:
+        for actor, of_actor in zip(actors, readers, strict=True):
+            if any(reader.waits for reader in of_actor):
+                ray.kill(actor)
+            else:
+                waiting.append(actor)
