@@ -42,7 +42,7 @@ def shards_in_turn(
     """The rows of each shard of a scan, in the order of the shards.
 
     With `scan_processes` above 1, others read ahead of the caller by at most one shard more than they
-    are; what they have begun is left when the caller stops.
+    have parts under way; what they have begun is left when the caller stops.
 
     Args:
         store: Of the scan.
@@ -63,19 +63,20 @@ def shards_in_turn(
         for shard in shards:
             yield store.rows_of(shard, limit, watch)
         return
-    # Of a shard that nobody has opened one part is known: each other finds one in a shard of its own.
-    work = _Work(missing, ahead=others + 1)
     scan = replace(store.scan, also_in=no_others)
     start = _ray_actors if config.launcher.kind == "ray" else _processes
-    with start(config, others) as readers, work.also_done_by(readers, scan, store.seed, limit):
-        for shard in shards:
-            if shard not in work.shards:
-                yield store.rows_of(shard, limit, watch)
-                continue
-            while (parts := work.parts_of(shard)) is None:
-                if task := work.take(wait_for=shard):
-                    work.put(task, read_part(scan, store.seed, limit, *task))
-            yield store.joined(shard, limit, parts)
+    with start(config, others) as readers:
+        # Of a shard that nobody has opened one part is known: each finds one in a shard of its own.
+        work = _Work(missing, ahead=len(readers) + 1)
+        with work.also_done_by(readers, scan, store.seed, limit):
+            for shard in shards:
+                if shard not in work.shards:
+                    yield store.rows_of(shard, limit, watch)
+                    continue
+                while (parts := work.parts_of(shard)) is None:
+                    if task := work.take(wait_for=shard):
+                        work.put(task, read_part(scan, store.seed, limit, *task))
+                yield store.joined(shard, limit, parts)
 
 
 @dataclass

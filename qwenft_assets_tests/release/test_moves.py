@@ -186,6 +186,8 @@ def test_what_was_moved_by_hand_is_decided_for_the_champion_alone(registry):
     rollback(registry.storage, "small", "wrong units")
     assert is_decided(CONFIG, jobs[FIRST], registry.storage)
     assert not is_decided(CONFIG, jobs[SECOND], registry.storage)
+    report = release_adapter(CONFIG, jobs[FIRST], registry.storage)
+    assert (report.released, report.reused, len(registry.history())) == (True, True, 3)
 
 
 def test_a_history_with_a_broken_line_says_which(registry):
