@@ -47,8 +47,9 @@ class _PartActor:
         return read_part(scan, seed, limit, shard, part)
 
 
-_kept: dict[str, list[Any]] = {}
-"""Actors that wait for the next scan, by connection."""
+_kept: dict[tuple[str, str], list[Any]] = {}
+"""Actors that wait for the next scan, by connection: every cluster of one's own begins with job 1, and
+none but a new one has another node."""
 
 
 @contextmanager
@@ -61,7 +62,8 @@ def actors_that_read(count: int, cpus: float) -> Iterator[list[RayReader]]:
     """
     import ray
 
-    connection = ray.get_runtime_context().get_job_id()
+    context = ray.get_runtime_context()
+    connection = context.get_node_id(), context.get_job_id()
     for gone in _kept.keys() - {connection}:
         del _kept[gone]
     waiting = _kept.setdefault(connection, [])
