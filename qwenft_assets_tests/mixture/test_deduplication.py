@@ -2,7 +2,13 @@
 
 import pytest
 
-from qwenft_assets.mixture.deduplication import drop_duplicates, normalized, question_key
+from qwenft_assets.config import NearDuplicatesConfig
+from qwenft_assets.mixture.deduplication import (
+    drop_duplicates,
+    drop_near_duplicates,
+    normalized,
+    question_key,
+)
 from qwenft_assets.rows import InstructionRow, make_row
 
 
@@ -74,3 +80,24 @@ def test_nothing_is_dropped_where_all_differ():
     rows = [row(f"question {n}", upstream_id=str(n)) for n in range(20)]
     assert drop_duplicates(rows) == (rows, [])
     assert drop_duplicates([]) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("instruction", "output", "dropped"),
+    [
+        pytest.param(
+            "Which device is described here?", "A phase detector.", 1, id="the-same-question"
+        ),
+        pytest.param("Name every unit of measure.", "A phase detector.", 0, id="another-question"),
+        pytest.param("Which device is described here?", "Volts, hertz.", 0, id="another-answer"),
+    ],
+)
+def test_a_long_passage_in_common_makes_no_near_duplicate(instruction, output, dropped):
+    passage = " ".join(f"word{n}" for n in range(400))
+    rows = [
+        row("Which device is described here?", "A phase detector!", input=passage),
+        row(instruction, output, upstream_id="2", input=f"{passage} end"),
+    ]
+    kept, removed = drop_near_duplicates(rows, NearDuplicatesConfig())
+    assert len(removed) == dropped
+    assert kept == rows[: 2 - dropped]
