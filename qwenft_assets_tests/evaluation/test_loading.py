@@ -1,6 +1,6 @@
 """Whether the processes of an evaluation hold the base together; a job on another machine; the process."""
 
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,11 +16,12 @@ from qwenft_assets_tests.evaluation.trained import ignore_line
 class OfTwo(Ranks):
     """The first of two processes, the other of which has the same, and is waited for by nobody."""
 
-    def gather(self, own):
-        return [*own, *own]
+    def gather(self, items):
+        return [*items, *items]
 
+    @contextmanager
     def first_one_first(self):
-        return nullcontext()
+        yield
 
 
 FIRST_OF_TWO = OfTwo(0, 2)
