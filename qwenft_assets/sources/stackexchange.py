@@ -6,9 +6,9 @@ questions that passed, and the keyword must still stand in the converted text.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, partial
 from importlib.resources import files as package_files
 from typing import Any, NamedTuple
 
@@ -134,26 +134,23 @@ def _scan(config: Config, source: SourceName) -> Scan:
         tuple(shards),
         partial(_read_shard, repository, domain),
         rules,
-        _OtherDomains(config, source),
+        _also_in(config, source),
         Split(partial(_count_parts, repository), partial(_read_part, repository, domain)),
     )
 
 
-class _OtherDomains:
-    """Counts, by domain, the rows of one that the keywords of another would admit too."""
+def _also_in(config: Config, source: SourceName) -> Callable[[pa.Table], Counts]:
+    @cache  # compiled once a scan, and not at all where every row is there already
+    def matchers() -> dict[str, KeywordMatcher]:
+        return {name: _matcher(config, name) for name in SITES if name != source}
 
-    def __init__(self, config: Config, source: SourceName) -> None:
-        self._config, self._others = config, [name for name in SITES if name != source]
-
-    @cached_property
-    def _matchers(self) -> dict[SourceName, KeywordMatcher]:
-        return {name: _matcher(self._config, name) for name in self._others}
-
-    def __call__(self, rows: pa.Table) -> Counts:
+    def count(rows: pa.Table) -> Counts:
         shown = [visible(text) for text in texts_of(rows, "instruction")]
         texts = pa.chunked_array([shown], pa.string())
-        masks = {name: matcher.mask(texts) for name, matcher in self._matchers.items()}
+        masks = {name: matcher.mask(texts) for name, matcher in matchers().items()}
         return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
+
+    return count
 
 
 def _settings(config: Config, source: SourceName) -> StackExchangeSource:
