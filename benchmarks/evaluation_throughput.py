@@ -1,36 +1,46 @@
-"""Tokens per second of the evaluation against `Trainer.evaluate` at 2 rows a batch, in one process.
+"""Tokens per second of the evaluation against `Trainer.evaluate` at the original's 2 rows a batch.
 
-    python benchmarks/evaluation_throughput.py --model FOLDER --rows 2000 --device cuda
+    python benchmarks/evaluation_throughput.py --model FOLDER --rows 2000 --device cuda \
+        [--reference-rows 200] [--originals unsloth trl]
 
 FOLDER holds a model as safetensors; random weights cost what real ones do. Without --model a tiny
-random model is written, which shows that the script runs and nothing about speed. Both sides read
-the same rows of random tokens, once as the base and once with the adapter; prints one JSON line.
+random model is written, which shows that the script runs and nothing about speed. All sides read
+the same rows of random tokens, once as the base and once with the adapter: transformers' Trainer and
+this project in one process, then each of the originals, the trainer that scripts call `evaluate` of,
+in a process of its own. Prints one JSON line each.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
 import random
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(PROJECT_ROOT))
+sys.path[:0] = [str(PROJECT_ROOT), str(PROJECT_ROOT / "benchmarks")]
+if sys.argv[-2:] == ["--child", "unsloth"]:
+    import unsloth  # noqa: F401  (first, so that its patches apply)
 
+import original_recipe  # noqa: E402
 import torch  # noqa: E402, TID253
-from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
+from transformers import AutoConfig, PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
 
 from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
 from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model  # noqa: E402
-from qwenft_assets.training.engines.peft import add_lora, load_base  # noqa: E402
+from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.training.tokens import TokenRow  # noqa: E402
 
 WHO = (BASE, ADAPTER)
+ORIGINALS = ("unsloth", "trl")
 REFERENCE_BATCH_ROWS = 2
 WARM_UP_ROWS = 64
 
@@ -83,6 +93,54 @@ def trainer_evaluate(model: Any, rows: list[TokenRow], *, on_gpu: bool, folder: 
     return losses[-1]
 
 
+def original(engine: str, model_folder: Path, rows: list[TokenRow]) -> dict[str, Any]:
+    """The trainer of the original recipe, made as scripts make it, by TRL or as Unsloth patches it."""
+    load = argparse.Namespace(engine=engine, model=str(model_folder), max_length=2048)
+    model, extra = original_recipe.load(load, torch)
+    return measure(sft_evaluate(model, rows, **extra), rows, on_gpu=True)
+
+
+def sft_evaluate(
+    model: Any, rows: list[TokenRow], trainer_class: Any = None, **extra: Any
+) -> Callable[[list[TokenRow]], float]:
+    """What evaluates rows by TRL's trainer at the original's settings."""
+    from datasets import Dataset
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    def dataset(some: list[TokenRow]) -> Dataset:
+        return Dataset.from_dict({"input_ids": [row.input_ids for row in some]})
+
+    on_gpu = torch.cuda.is_available()
+    trainer = (trainer_class or SFTTrainer)(
+        model=model,
+        processing_class=load_tokenizer(Path(model.config._name_or_path)),  # noqa: SLF001
+        train_dataset=dataset(rows[:8]),
+        args=SFTConfig(
+            output_dir=tempfile.mkdtemp(),
+            max_length=2048,
+            per_device_train_batch_size=REFERENCE_BATCH_ROWS,
+            per_device_eval_batch_size=REFERENCE_BATCH_ROWS,
+            eval_accumulation_steps=original_recipe.ACCUMULATION,
+            bf16=on_gpu,
+            use_cpu=not on_gpu,
+            report_to="none",
+            disable_tqdm=True,
+        ),
+        **extra,
+    )
+    trainer.remove_callback(PrinterCallback)
+
+    def evaluate(some: list[TokenRow]) -> float:
+        losses = []
+        for who in WHO:
+            with acting_as(trainer.model, who):
+                losses.append(trainer.evaluate(dataset(some))["eval_loss"])
+        return losses[-1]
+
+    return evaluate
+
+
 def ours(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
     """This project's evaluation of the same; the adapter's loss per token."""
     losses = losses_by_model(model, rows, batch_tokens, WHO)[ADAPTER]
@@ -115,35 +173,60 @@ def measure(evaluate: Any, rows: list[TokenRow], *, on_gpu: bool) -> dict[str, A
 
 
 def main() -> None:
-    """Measure both sides and print one JSON line."""
+    """Measure all sides, print a JSON line each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="Folder with config.json and safetensors.")
     parser.add_argument("--rows", type=int, default=48)
-    parser.add_argument("--reference-rows", type=int, help="Rows of the slow side; else all.")
+    parser.add_argument("--reference-rows", type=int, help="Rows of the slow sides; else all.")
     parser.add_argument("--mean-length", type=int, default=400, help="Tokens of a row.")
     parser.add_argument(
         "--batch-tokens", type=int, default=EvaluationConfig().batch_tokens, help="Of our side."
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--weights", choices=("nf4", "bf16", "fp32"))
+    parser.add_argument("--originals", nargs="*", choices=ORIGINALS, default=())
+    parser.add_argument("--child", choices=ORIGINALS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    on_gpu = options.device == "cuda"
-    weights = options.weights or ("nf4" if on_gpu else "fp32")
     with tempfile.TemporaryDirectory() as folder:
         if options.model is None:
             from qwenft_assets_tests.tiny_model import write_tiny_model
 
             options.model = Path(folder) / "tiny"
             write_tiny_model(options.model)
-        model = add_lora(load_base(options.model, weights, options.device), LoraConfig()).eval()
-        rows = random_rows(options.rows, options.mean_length, model.config.vocab_size)
-        reference = measure(
-            lambda some: trainer_evaluate(model, some, on_gpu=on_gpu, folder=folder),
-            rows[: options.reference_rows],
-            on_gpu=on_gpu,
-        )
-        own = measure(lambda some: ours(model, some, options.batch_tokens), rows, on_gpu=on_gpu)
-    figures = {
+        vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
+        rows = random_rows(options.rows, options.mean_length, vocabulary)
+        if options.child:
+            print(
+                json.dumps(original(options.child, options.model, rows[: options.reference_rows]))
+            )
+            return
+        figures = side_by_side(options, rows, folder)
+    print(json.dumps(figures), flush=True)
+    gc.collect()
+    torch.cuda.empty_cache()
+    for engine in options.originals:
+        command = [sys.executable, __file__, *sys.argv[1:], "--child", engine]
+        answer = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        lines = [line for line in answer.stdout.splitlines() if line.startswith("{")]
+        found = json.loads(lines[-1]) if lines else {"failed": answer.returncode}
+        if lines:
+            times = figures["qwenft"]["tokens_per_second"] / found["tokens_per_second"]
+            found["qwenft_times_faster"] = round(times, 2)
+        print(json.dumps({"what": f"original-{engine}", **found}), flush=True)
+
+
+def side_by_side(options: argparse.Namespace, rows: list[TokenRow], folder: str) -> dict[str, Any]:
+    """Transformers' trainer and this project, with one model in this process."""
+    on_gpu = options.device == "cuda"
+    weights = options.weights or ("nf4" if on_gpu else "fp32")
+    model = add_lora(load_base(options.model, weights, options.device), LoraConfig()).eval()
+    reference = measure(
+        lambda some: trainer_evaluate(model, some, on_gpu=on_gpu, folder=folder),
+        rows[: options.reference_rows],
+        on_gpu=on_gpu,
+    )
+    own = measure(lambda some: ours(model, some, options.batch_tokens), rows, on_gpu=on_gpu)
+    return {
         "trainer_evaluate": {"batch_rows": REFERENCE_BATCH_ROWS, **reference},
         "qwenft": {"batch_tokens": options.batch_tokens, **own},
         "times_faster": round(own["tokens_per_second"] / reference["tokens_per_second"], 2),
@@ -156,7 +239,6 @@ def main() -> None:
         else f"{os.cpu_count()} cores, {platform.machine()}",
         "versions": {name: version(name) for name in ("torch", "transformers", "peft")},
     }
-    print(json.dumps(figures))
 
 
 if __name__ == "__main__":

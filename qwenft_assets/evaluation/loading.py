@@ -4,8 +4,9 @@ from pathlib import Path
 
 from qwenft_assets.child_process import Log
 from qwenft_assets.errors import EvaluationError
+from qwenft_assets.evaluation.flat_losses import WORKING_GIB
 from qwenft_assets.evaluation.job import EvaluationJob
-from qwenft_assets.evaluation.losses import WORKING_GIB, add_champion
+from qwenft_assets.evaluation.losses import add_champion
 from qwenft_assets.inference.load import LoadedModel, load_model
 from qwenft_assets.launching.ranks import Ranks
 from qwenft_assets.storage import Storage

@@ -1,29 +1,24 @@
 """Every row under every model, in one pass over batches of rows of like length."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from qwenft_assets.errors import AdapterError, DeviceError
+from qwenft_assets.evaluation.flat_losses import Later, flat_decoder, flat_losses
 from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.training.batches import flatten
-from qwenft_assets.training.decoder import FlatDecoder, supports
-from qwenft_assets.training.device import GIB
+from qwenft_assets.training.decoder import FlatDecoder
 from qwenft_assets.training.fsdp import is_sharded
-from qwenft_assets.training.loss import (
-    HiddenStates,
-    SpanLosses,
-    batches_by_length,
-    span_losses,
-)
+from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
 from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
 from qwenft_assets.training.tokens import TokenRow, lengths_of
 
+Item = TypeVar("Item")
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
-WORKING_GIB = 4.0
-"""What a batch takes beside the weights, generously."""
 PEFT_NAMES = {ADAPTER: "default", CHAMPION: "champion"}
 
 
@@ -85,19 +80,30 @@ def losses_by_model(
     """
     together = is_sharded(model)
     on_gpu = model.device.type == "cuda"
-    decoder = flat_decoder(model) if (on_gpu and not together if flat is None else flat) else None
-    found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
+    wanted = on_gpu and not together if flat is None else flat
+    adapters = [PEFT_NAMES[name] for name in who if name != BASE] or [PEFT_NAMES[ADAPTER]]
+    decoder = flat_decoder(model, adapters) if wanted else None
     own = ranks.share(lengths_of(rows))
     batches = [*batches_by_length([rows[n] for n in own], batch_tokens)]
     idle = ranks.largest(len(batches)) - len(batches) if together else 0
-    for chosen in batches:
-        indices = [own[n] for n in chosen]
-        batch = [rows[n] for n in indices]
-        for name in who:
-            with acting_as(model, name):
-                hidden_states = _flat_hidden_states(decoder, name) if decoder else None
-                losses = _within_memory(model, batch, hidden_states, can_retry=not together)
-            found[name].update(zip(indices, losses, strict=True))
+
+    def begun() -> Iterator[tuple[list[int], dict[str, Later]]]:
+        for chosen in batches:
+            indices = [own[n] for n in chosen]
+            batch = [rows[n] for n in indices]
+            reading = {name: partial(_read, model, decoder, name) for name in who}
+            yield (
+                indices,
+                {
+                    name: _within_memory(read, batch, can_retry=not together)
+                    for name, read in reading.items()
+                },
+            )
+
+    found: dict[str, dict[int, SpanLosses]] = {name: {} for name in who}
+    for indices, losses in _one_behind(begun()):
+        for name, of_batch in losses.items():
+            found[name].update(zip(indices, of_batch(), strict=True))
         report_progress(len(found[who[0]]), len(own), "held-out rows")
     for _ in range(idle * len(who)):  # of a sharded model all run as many passes
         span_losses(model, [rows[0]])
@@ -106,52 +112,29 @@ def losses_by_model(
     return {name: [of_model[n] for n in range(len(rows))] for name, of_model in found.items()}
 
 
-def flat_decoder(model: Any) -> FlatDecoder | None:
-    """The model without padding and with fewer, larger products; None for families it does not know.
-
-    4-bit weights become bf16 once, where memory has room for both: the same numbers, without the
-    work of turning them into bf16 for every product.
-    """
-    import torch
-
-    causal = model.get_base_model()
-    if not supports(causal.config):
-        return None
-    in_4bit = [p for p in causal.parameters() if hasattr(p, "quant_state")]
-    if not in_4bit:
-        weights = "fp32" if causal.dtype == torch.float32 else "bf16"
-        return FlatDecoder(model, weights=weights, one_adapter=False)
-    weights_in_4bit = sum(p.quant_state.shape.numel() for p in in_4bit)
-    keep_4bit = not has_room_in_bf16(weights_in_4bit, torch.cuda.mem_get_info()[0])
-    return FlatDecoder(model, weights="nf4", keep_4bit=keep_4bit, one_adapter=False)
+def _one_behind(items: Iterator[Item]) -> Iterator[Item]:
+    """Each item once the next one is made: the GPU works on that while this one's losses are summed."""
+    for item, _ in pairwise(chain(items, [None])):
+        yield cast("Item", item)
 
 
-def has_room_in_bf16(weights: int, free_bytes: int) -> bool:
-    """Whether so many weights fit beside what is held already, with room to work in."""
-    return 2 * weights / GIB + WORKING_GIB < free_bytes / GIB
-
-
-def _flat_hidden_states(decoder: FlatDecoder, who: str) -> HiddenStates:
-    if who != BASE:
-        decoder.wear(PEFT_NAMES[who])
-
-    def hidden_states(rows: Sequence[TokenRow]) -> Any:
-        batch = flatten(rows, "full", decoder.head.device.type)
-        return decoder.hidden_states(batch, adapted=who != BASE)
-
-    return hidden_states
+def _read(model: Any, decoder: FlatDecoder | None, name: str, batch: Sequence[TokenRow]) -> Later:
+    if decoder is not None:
+        return flat_losses(decoder, batch, None if name == BASE else PEFT_NAMES[name])
+    with acting_as(model, name):
+        losses = span_losses(model, batch)
+    return lambda: losses
 
 
 def _within_memory(
-    model: Any,
+    read: Callable[[Sequence[TokenRow]], Later],
     batch: Sequence[TokenRow],
-    hidden_states: HiddenStates | None,
     *,
     can_retry: bool = True,
-) -> list[SpanLosses]:
+) -> Later:
     """Losses of a batch, cut in two as often as memory asks for: no row's loss depends on others."""
     try:
-        return span_losses(model, batch, hidden_states)
+        return read(batch)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -169,5 +152,5 @@ def _within_memory(
     # Not in the handler: there the traceback still holds the tensors of the failed pass.
     free_cached()
     middle = len(batch) // 2
-    halves = batch[:middle], batch[middle:]
-    return [loss for half in halves for loss in _within_memory(model, half, hidden_states)]
+    halves = [_within_memory(read, half) for half in (batch[:middle], batch[middle:])]
+    return lambda: [loss for half in halves for loss in half()]

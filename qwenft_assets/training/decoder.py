@@ -51,7 +51,7 @@ class FlatDecoder:
         *,
         weights: str,
         keep_4bit: bool = False,
-        one_adapter: bool = True,
+        adapters: Sequence[str] = (ADAPTER,),
         shards: int = 1,
     ) -> None:
         """Stack the weights of a loaded model.
@@ -61,8 +61,8 @@ class FlatDecoder:
             weights: `nf4`, `bf16` or `fp32`, as it was loaded; `fp8` rounds bf16 to 8 bits.
             keep_4bit: Hold `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
                 same numbers, without the work of turning them into bf16 for every product.
-            one_adapter: The model's adapter is the only one it will wear, so that room beside the
-                weights can be cut to it.
+            adapters: Those of the model that it may wear, the one to begin with first; room beside the
+                weights is cut to the largest.
             shards: Above 1, all processes hold the weights of the layers together; they may still
                 stand on the CPU, and nothing but this decoder can run the model from here on.
 
@@ -77,7 +77,7 @@ class FlatDecoder:
             )
         self.causal, self.core, self.config = causal, causal.model, causal.config
         self._hold = (weights, keep_4bit)
-        self._one_adapter, self._worn, self._shards = one_adapter, ADAPTER, shards
+        self._adapters, self._worn, self._shards = tuple(adapters), adapters[0], shards
         self._linear: list[tuple[LoraLinear, Sequence[Any]]] = []
         layers = (_Layer(layer, self._stack, self.config) for layer in self.core.layers)
         if shards > 1:
@@ -127,10 +127,10 @@ class FlatDecoder:
         """Use the PEFT model's adapter of this name from now on.
 
         Raises:
-            ValueError: The decoder was built for one adapter.
+            ValueError: The decoder was built without it.
         """
-        if self._one_adapter:
-            raise ValueError("the decoder was built for one adapter")
+        if adapter not in self._adapters:
+            raise ValueError(f"the decoder was built for {', '.join(self._adapters)}")
         if adapter == self._worn:
             return
         self._worn = adapter
@@ -139,12 +139,12 @@ class FlatDecoder:
 
     def _stack(self, modules: Sequence[Any]) -> LoraLinear:
         bases = [getattr(module, "base_layer", module) for module in modules]
-        parts, scale, dropout = _adapter_of(modules, ADAPTER)
-        outputs = sum(base.out_features for base in bases)
+        worn, *others = (_adapter_of(modules, name) for name in self._adapters)
+        outputs, inputs = sum(base.out_features for base in bases), bases[0].in_features
         # A part of a sharded weight has no room beside it: what is gathered is not kept.
-        has_room = self._one_adapter and self._shards == 1
-        spare = spare_columns(parts, outputs, bases[0].in_features) if has_room else 0
-        stacked = LoraLinear(_frozen(bases, *self._hold, spare), parts, scale, dropout)
+        spare = max(spare_columns(parts, outputs, inputs) for parts, _, _ in (worn, *others))
+        spare = spare if self._shards == 1 else 0
+        stacked = LoraLinear(_frozen(bases, *self._hold, spare), *worn)
         self._linear.append((stacked, modules))
         if self._shards > 1:
             _empty([base.weight for base in bases])

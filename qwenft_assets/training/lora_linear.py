@@ -66,6 +66,7 @@ class LoraLinear:
 
         if self.joined is None:
             return tuple(torch.empty_like(part.b, dtype=dtype) for part in self.parts)
+        self.joined.spare.zero_()  # another adapter may have stood there, cut otherwise
         ranks = [part.a.shape[0] for part in self.parts]
         columns = self.joined.spare[:, : sum(ranks)].split(ranks, dim=1)
         return tuple(

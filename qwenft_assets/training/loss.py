@@ -4,7 +4,7 @@ The usual evaluation averages the mean loss of each batch, so that the figure ch
 size (a reproduced case: perplexity 128 against 73). Sums over all tokens do not.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 HEAD_CHUNK_TOKENS = 1_024
 """Positions that pass the language head at once: the logits of 1,024 tokens of Qwen2.5 in fp32 take
 0.6 GiB, those of a batch of 8 x 2,048 would take 9.3."""
-
-
-HiddenStates = Callable[[Sequence[TokenRow]], "torch.Tensor"]
-"""The last hidden states of rows, one after another without padding: (tokens, hidden)."""
 
 
 class RowLoss(NamedTuple):
@@ -52,57 +48,59 @@ def row_losses(model: Any, rows: Sequence[TokenRow], supervise: str) -> list[Row
     Raises:
         EvaluationError: The model transforms its logits in a way this head does not.
     """
-    losses = _token_losses(model, rows, None, answers_only=supervise == "answer")
-    return [RowLoss(float(of_row.sum()), len(of_row)) for of_row in losses]
+    losses = _token_losses(model, rows, supervise)
+    return [_sum(of_row) for of_row in _by_row(rows, losses, supervise)]
 
 
-def span_losses(
-    model: Any, rows: Sequence[TokenRow], hidden_states: HiddenStates | None = None
-) -> list[SpanLosses]:
+def span_losses(model: Any, rows: Sequence[TokenRow]) -> list[SpanLosses]:
     """As `row_losses`, for `full` and `answer` at once.
-
-    Args:
-        model: A causal language model, or a PeftModel around one.
-        rows: The rows of one batch.
-        hidden_states: Takes the place of the model's own forward pass.
 
     Raises:
         EvaluationError: The model transforms its logits in a way this head does not.
     """
-    losses: list[SpanLosses] = []
-    for row, of_row in zip(
-        rows, _token_losses(model, rows, hidden_states, answers_only=False), strict=True
-    ):
-        of_answer = of_row[len(of_row) - _answer_tokens(row) :]
-        losses.append(
-            SpanLosses(
-                RowLoss(float(of_row.sum()), len(of_row)),
-                RowLoss(float(of_answer.sum()), len(of_answer)),
-            )
-        )
-    return losses
+    return spans_of(rows, _token_losses(model, rows, "full"))
 
 
-def _token_losses(
-    model: Any, rows: Sequence[TokenRow], hidden_states: HiddenStates | None, *, answers_only: bool
-) -> list[npt.NDArray[np.float64]]:
-    """Negative log-likelihood of each counted token, row by row; summed in float64 by the caller."""
+def spans_of(rows: Sequence[TokenRow], losses: npt.NDArray[np.float32]) -> list[SpanLosses]:
+    """The sums of each row.
+
+    Args:
+        rows: Of which every token but the first is counted.
+        losses: Of these tokens, row after row.
+    """
+    return [
+        SpanLosses(_sum(of_row), _sum(of_row[len(of_row) - row.supervised_tokens("answer") :]))
+        for row, of_row in zip(rows, _by_row(rows, losses, "full"), strict=True)
+    ]
+
+
+def _by_row(
+    rows: Sequence[TokenRow], losses: npt.NDArray[np.float32], supervise: str
+) -> list[npt.NDArray[np.float32]]:
+    ends = np.cumsum([row.supervised_tokens(supervise) for row in rows])
+    return np.split(losses, ends[:-1])
+
+
+def _sum(losses: npt.NDArray[np.float32]) -> RowLoss:
+    return RowLoss(float(losses.sum(dtype=np.float64)), len(losses))
+
+
+def _token_losses(model: Any, rows: Sequence[TokenRow], supervise: str) -> npt.NDArray[np.float32]:
+    """Negative log-likelihood of each counted token, row after row."""
     import torch
     from torch.nn.functional import cross_entropy
 
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
-    _refuse_scaled_logits(causal.config)
+    refuse_scaled_logits(causal.config)
     with torch.no_grad():  # not inference_mode, in which FSDP2 cannot gather a sharded model
-        hidden = hidden_states(rows) if hidden_states else _hidden_states(causal, rows)
+        hidden = _hidden_states(causal, rows)
         sources: list[int] = []  # positions whose next token is counted
         targets: list[int] = []
-        counts: list[int] = []
         start = 0
         for row in rows:
-            length = len(row.input_ids)
-            counts.append(row_count := _answer_tokens(row) if answers_only else max(length - 1, 0))
-            sources += range(start + length - 1 - row_count, start + length - 1)
-            targets += row.input_ids[length - row_count :]
+            length, counted = len(row.input_ids), row.supervised_tokens(supervise)
+            sources += range(start + length - 1 - counted, start + length - 1)
+            targets += row.input_ids[length - counted :]
             start += length
         flat_hidden = hidden[torch.tensor(sources, dtype=torch.long, device=hidden.device)]
         flat_targets = torch.tensor(targets, dtype=torch.long, device=hidden.device)
@@ -114,8 +112,7 @@ def _token_losses(
             )
             for start in range(0, len(targets), HEAD_CHUNK_TOKENS)
         ]
-        flat = torch.cat(parts).double().cpu().numpy() if parts else np.empty(0)
-    return np.split(flat, np.cumsum(counts)[:-1])
+        return torch.cat(parts).cpu().numpy() if parts else np.empty(0, np.float32)
 
 
 def _hidden_states(causal: Any, rows: Sequence[TokenRow]) -> "torch.Tensor":
@@ -136,11 +133,6 @@ def _hidden_states(causal: Any, rows: Sequence[TokenRow]) -> "torch.Tensor":
     return hidden[within.to(hidden.device)]
 
 
-def _answer_tokens(row: TokenRow) -> int:
-    """How many of the row's tokens belong to its answer; the first token of a text never counts."""
-    return max(len(row.input_ids) - max(row.answer_start, 1), 0)
-
-
 def batches_by_length(rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of rows in batches of at most `batch_tokens` with padding, longest first.
 
@@ -157,7 +149,8 @@ def batches_by_length(rows: Sequence[TokenRow], batch_tokens: int) -> Iterator[l
         yield batch
 
 
-def _refuse_scaled_logits(config: Any) -> None:
+def refuse_scaled_logits(config: Any) -> None:
+    """Raise EvaluationError where a model does more to its logits than a product with its head."""
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier"):
         if getattr(config, name, None) not in {None, 1.0}:
             raise EvaluationError(

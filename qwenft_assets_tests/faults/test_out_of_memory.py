@@ -145,32 +145,29 @@ def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, bas
         memory.retried(without_room, 3)
 
 
-def test_an_evaluation_cuts_its_batch_in_two_until_it_fits(monkeypatch):
+def test_an_evaluation_cuts_its_batch_in_two_until_it_fits():
     import torch
 
     from qwenft_assets.evaluation import losses
 
     tried: list[int] = []
 
-    def at_most_two_rows(model, rows, hidden_states):
+    def at_most_two_rows(rows):
         tried.append(len(rows))
         if len(rows) > 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return [row.row_id for row in rows]
+        return lambda: [row.row_id for row in rows]
 
     rows = token_rows(*[8] * 7)
-    monkeypatch.setattr(losses, "span_losses", at_most_two_rows)
-    assert losses._within_memory(None, rows, None) == [row.row_id for row in rows]
+    assert losses._within_memory(at_most_two_rows, rows)() == [row.row_id for row in rows]
     assert tried == [7, 3, 1, 2, 4, 2, 2]
-    tried.clear()
-    monkeypatch.setattr(losses, "span_losses", no_room_at_all)
     with pytest.raises(DeviceError, match="with a single row of 8 tokens"):
-        losses._within_memory(None, rows, None)
+        losses._within_memory(no_room_at_all, rows)
     with pytest.raises(DeviceError, match=r"with 7 rows, .* Lower evaluation\.batch_tokens"):
-        losses._within_memory(None, rows, None, can_retry=False)
+        losses._within_memory(no_room_at_all, rows, can_retry=False)
 
 
-def no_room_at_all(model, rows, hidden_states):
+def no_room_at_all(rows):
     import torch
 
     raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -101,6 +101,31 @@ def test_the_base_alone_is_the_model_without_its_adapter(tiny_model, base):
     assert not without.isclose(decoder.hidden_states(batch), atol=1e-2).all()
 
 
+def test_adapters_of_other_ranks_and_layers_can_be_worn_in_turn(tiny_model):
+    import torch
+    from peft import LoraConfig as PeftConfig
+
+    model = adapted(tiny_model)
+    other = PeftConfig(r=6, lora_alpha=18, target_modules=["q_proj", "up_proj"])
+    model.add_adapter("other", other)
+    for name, parameter in model.named_parameters():
+        if ".other." in name:
+            parameter.data = torch.randn_like(parameter) * 0.1
+    expected = {}
+    for name in ("default", "other"):
+        model.set_adapter(name)
+        with torch.no_grad():
+            expected[name] = float(padded_sum_of_losses(model, ROWS, "full", None)[0])
+    decoder = FlatDecoder(model, weights="fp32", adapters=("default", "other"))
+    assert decoder.layers[0].gate_up.joined is not None  # B stands beside the weight
+    for name in ("default", "other", "default", "other"):
+        decoder.wear(name)
+        with torch.no_grad():
+            assert float(flat_sum(decoder, "full")) == pytest.approx(expected[name], rel=1e-6)
+    with pytest.raises(ValueError, match="built for default, other"):
+        decoder.wear("third")
+
+
 def test_no_row_sees_another(tiny_model):
     decoder = FlatDecoder(adapted(tiny_model), weights="fp32")
     before = decoder.hidden_states(flatten(ROWS, "full"))
