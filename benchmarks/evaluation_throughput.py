@@ -97,11 +97,11 @@ def original(engine: str, model_folder: Path, rows: list[TokenRow]) -> dict[str,
     """The trainer of the original recipe, made as scripts make it, by TRL or as Unsloth patches it."""
     load = argparse.Namespace(engine=engine, model=str(model_folder), max_length=2048)
     model, extra = original_recipe.load(load, torch)
-    return measure(sft_evaluate(model, rows, **extra), rows, on_gpu=True)
+    return measure(sft_evaluate(model, model_folder, rows, **extra), rows, on_gpu=True)
 
 
 def sft_evaluate(
-    model: Any, rows: list[TokenRow], trainer_class: Any = None, **extra: Any
+    model: Any, tokenizer: Path, rows: list[TokenRow], trainer_class: Any = None, **extra: Any
 ) -> Callable[[list[TokenRow]], float]:
     """What evaluates rows by TRL's trainer at the original's settings."""
     from datasets import Dataset
@@ -114,7 +114,7 @@ def sft_evaluate(
     on_gpu = torch.cuda.is_available()
     trainer = (trainer_class or SFTTrainer)(
         model=model,
-        processing_class=load_tokenizer(Path(model.config._name_or_path)),  # noqa: SLF001
+        processing_class=load_tokenizer(tokenizer),
         train_dataset=dataset(rows[:8]),
         args=SFTConfig(
             output_dir=tempfile.mkdtemp(),
