@@ -41,8 +41,8 @@ def shards_in_turn(
 ) -> Generator[ShardRows, None, None]:
     """The rows of each shard of a scan, in the order of the shards.
 
-    With `scan_processes` above 1, others read ahead of the caller by at most one shard more than they
-    have parts under way; what they have begun is left when the caller stops.
+    With `scan_processes` above 1, others read ahead of the caller by at most one shard more than there
+    are of them; what they have begun is left when the caller stops.
 
     Args:
         store: Of the scan.

@@ -1,7 +1,7 @@
 """Upstream parquet, checked before it is read: a column that changed is named, not stumbled over."""
 
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ from qwenft_assets.sources.origin import Repository
 
 Shape = Mapping[str, pa.DataType]
 """Column names and the types that they must be readable as."""
+Of = TypeVar("Of")
 Made = TypeVar("Made")
 
 
@@ -42,15 +43,17 @@ def open_parquet(repository: Repository, path: str, shape: Shape) -> Iterator[pq
         yield parquet
 
 
-def read_ahead(make: Callable[[int], Made], count: int) -> Iterator[Made]:
-    """`make(0)`, `make(1)`, ...: the next is made while the last is used, as Arrow frees the GIL."""
+def read_ahead(make: Callable[[Of], Made], items: Iterable[Of]) -> Iterator[Made]:
+    """As `map(make, items)`: the next is made while the last is used, as Arrow frees the GIL."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        following = pool.submit(make, 0) if count else None
-        for number in range(1, count + 1):
-            ready = following
-            following = pool.submit(make, number) if number < count else None
+        ready: Future[Made] | None = None
+        for item in items:
+            following = pool.submit(make, item)
             if ready is not None:
                 yield ready.result()
+            ready = following
+        if ready is not None:
+            yield ready.result()
 
 
 def _reads_as(found: Any, wanted: Any) -> bool:

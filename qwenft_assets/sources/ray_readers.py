@@ -1,8 +1,7 @@
 """Actors of a Ray cluster that read parts of shards for the process that is connected to it.
 
-An actor is one process, whatever it is asked; a task would run wherever a core is free. So two parts may
-be on their way to each: the second waits at its side while the first is read, where the way there and
-back, 12 ms, would else be waited for. An actor stays for the next scan as long as the connection does.
+An actor is one process, whatever it is asked; a task would run wherever a core is free. It stays for the
+next scan as long as the connection does.
 """
 
 from collections.abc import Iterator
@@ -12,16 +11,15 @@ from typing import Any
 from qwenft_assets.sources.scan import Scan
 from qwenft_assets.sources.shards import PartRows, read_part
 
-PARTS_UNDER_WAY = 2
 RETRIES = 3
 """Of a part whose actor was lost, in another one: as often as Ray repeats a task."""
 
 
 class RayReader:
-    """One of the parts that are under way to an actor."""
+    """An actor, seen from this process."""
 
     def __init__(self, actor: Any) -> None:
-        self._actor = actor
+        self.actor = actor
         self.waits = False
 
     def begin(self, scan: Scan, seed: int, limit: int | None) -> None:
@@ -35,7 +33,7 @@ class RayReader:
         import ray
 
         self.waits = True
-        rows: Any = ray.get(self._actor.read.remote(*self._work, shard, part))
+        rows: Any = ray.get(self.actor.read.remote(*self._work, shard, part))
         self.waits = False
         return rows
 
@@ -68,13 +66,14 @@ def actors_that_read(count: int, cpus: float) -> Iterator[list[RayReader]]:
         del _kept[gone]
     waiting = _kept.setdefault(connection, [])
     remote: Any = ray.remote(num_cpus=cpus, max_restarts=RETRIES, max_task_retries=RETRIES)
-    actors = [waiting.pop() if waiting else remote(_PartActor).remote() for _ in range(count)]
-    readers = [[RayReader(actor) for _ in range(PARTS_UNDER_WAY)] for actor in actors]
+    readers = [
+        RayReader(waiting.pop() if waiting else remote(_PartActor).remote()) for _ in range(count)
+    ]
     try:
-        yield [reader for of_actor in readers for reader in of_actor]
+        yield readers
     finally:
-        for actor, of_actor in zip(actors, readers, strict=True):
-            if any(reader.waits for reader in of_actor):
-                ray.kill(actor)
+        for reader in readers:
+            if reader.waits:
+                ray.kill(reader.actor)
             else:
-                waiting.append(actor)
+                waiting.append(reader.actor)

@@ -192,19 +192,26 @@ def _count_parts(repository: Repository, path: str) -> int:
 def _read_part(
     repository: Repository, domain: Domain, path: str, part: int, tally: Tally
 ) -> Iterator[InstructionRow]:
-    # Whole steps: bytes are counted by them.
+    # Whole steps: bytes are counted by them. A thread that matches ahead would want the core on which
+    # another process reads.
     within = slice(part * STEPS_A_PART, (part + 1) * STEPS_A_PART)
-    return _read_shard(repository, domain, path, tally, within)
+    return _read_shard(repository, domain, path, tally, within, ahead=False)
 
 
 def _read_shard(
-    repository: Repository, domain: Domain, path: str, tally: Tally, within: slice = slice(None)
+    repository: Repository,
+    domain: Domain,
+    path: str,
+    tally: Tally,
+    within: slice = slice(None),
+    *,
+    ahead: bool = True,
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
         steps = _steps(parquet)[within]
-        for number, group in enumerate(
-            read_ahead(lambda n: _match(parquet, steps[n], domain), len(steps))
-        ):
+        match = partial(_match, parquet, domain)
+        groups = read_ahead(match, steps) if ahead else map(match, steps)
+        for number, group in enumerate(groups):
             tally.share_read = number / len(steps)
             on_topic = group.matched.num_rows if group.matched else 0
             tally.scanned += group.questions
@@ -220,7 +227,7 @@ def _read_shard(
                     yield row
 
 
-def _match(parquet: pq.ParquetFile, numbers: list[int], domain: Domain) -> _Groups:
+def _match(parquet: pq.ParquetFile, domain: Domain, numbers: list[int]) -> _Groups:
     """Read the questions of some row groups; everything else only where one of them matches."""
     # This is a thread of its own: more of them would take turns with the one that uses the rows.
     questions = parquet.read_row_groups(numbers, columns=["question"], use_threads=False)[

@@ -11,7 +11,7 @@ import pytest
 
 from qwenft_assets.config import LauncherConfig
 from qwenft_assets.launching.ray_cluster import connected
-from qwenft_assets.sources.ray_readers import PARTS_UNDER_WAY, actors_that_read
+from qwenft_assets.sources.ray_readers import actors_that_read
 from qwenft_assets.sources.scan import Scan
 from qwenft_assets_tests.ray_installed import needs_ray
 
@@ -49,26 +49,24 @@ def processes(folder, path):
     return {int(file.name.split("-")[1]) for file in folder.glob(f"{path}-*")}
 
 
-def test_an_actor_reads_one_part_at_a_time_and_the_next_scan_too(cluster, tmp_path):
+def test_an_actor_reads_the_next_scan_too(cluster, tmp_path):
     for path in ("a", "b"):
-        with actors_that_read(1, 1) as readers:
-            assert len(readers) == PARTS_UNDER_WAY
-            for reader in readers:
-                reader.begin(scan_of(note_process, tmp_path), 0, None)
-                assert reader.read(path, 0).table.num_rows == 0
+        with actors_that_read(1, 1) as (reader,):
+            reader.begin(scan_of(note_process, tmp_path), 0, None)
+            assert reader.read(path, 0).table.num_rows == 0
     assert processes(tmp_path, "a") == processes(tmp_path, "b")
     assert len(processes(tmp_path, "a")) == 1
 
 
 def test_a_part_whose_actor_was_lost_is_read_again(cluster, tmp_path):
-    with actors_that_read(1, 1) as (reader, *_):
+    with actors_that_read(1, 1) as (reader,):
         reader.begin(scan_of(die_once, tmp_path), 0, None)
         assert reader.read("a", 0).parts == 1
     assert (tmp_path / "died").exists()
 
 
 def test_an_actor_that_still_reads_is_killed(cluster, tmp_path):
-    with actors_that_read(1, 1) as (reader, *_):
+    with actors_that_read(1, 1) as (reader,):
         reader.begin(scan_of(read_for_an_hour, tmp_path), 0, None)
         lost = []
 
@@ -89,6 +87,6 @@ def test_an_actor_that_still_reads_is_killed(cluster, tmp_path):
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
-    with actors_that_read(1, 1) as (another, *_):
+    with actors_that_read(1, 1) as (another,):
         another.begin(scan_of(note_process, tmp_path), 0, None)
         assert another.read("b", 0).parts == 1
