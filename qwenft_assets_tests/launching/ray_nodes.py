@@ -92,4 +92,11 @@ def ray_nodes(folder: Path, names: list[str], environment: Mapping[str, str]) ->
 def workers() -> list[psutil.Process]:
     """The processes of training that run below this one."""
     below = psutil.Process(os.getpid()).children(recursive=True)
-    return [process for process in below if "RayTrainWorker" in " ".join(process.cmdline())]
+    return [process for process in below if "RayTrainWorker" in _command_of(process)]
+
+
+def _command_of(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # it ended meanwhile
+        return ""
