@@ -1,13 +1,15 @@
 """Tokens per second of the evaluation against `Trainer.evaluate` at the original's 2 rows a batch.
 
     python benchmarks/evaluation_throughput.py --model FOLDER --rows 2000 --device cuda \
-        [--reference-rows 200] [--originals unsloth trl]
+        [--reference-rows 200] [--pubmedqa FILE.parquet] [--originals unsloth trl]
 
-FOLDER holds a model as safetensors; random weights cost what real ones do. Without --model a tiny
-random model is written, which shows that the script runs and nothing about speed. All sides read
-the same rows of random tokens, once as the base and once with the adapter: transformers' Trainer and
-this project in one process, then each of the originals, the trainer that scripts call `evaluate` of,
-in a process of its own. Prints one JSON line each.
+FOLDER holds a model as safetensors, and its tokenizer; random weights cost what real ones do. Without
+--model a tiny random model is written, which shows that the script runs and nothing about speed. Rows
+begin with the fixed system prompt, as a mixture's do, and go on with random tokens; --pubmedqa takes
+real ones. All sides read the same rows, once as the base and once with the adapter: transformers'
+Trainer and this project in one process, which also reads random rows that begin differently, then each
+of the originals, the trainer that scripts call `evaluate` of, in a process of its own. Prints one JSON
+line each.
 """
 
 import argparse
@@ -20,7 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,12 @@ import original_recipe  # noqa: E402
 import torch  # noqa: E402, TID253
 from transformers import AutoConfig, PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
 
-from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
+from qwenft_assets.config import EvaluationConfig, LoraConfig, TrainingConfig  # noqa: E402
 from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model  # noqa: E402
+from qwenft_assets.text.chatml import render_prompt  # noqa: E402
+from qwenft_assets.training.batches import common_start  # noqa: E402
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
-from qwenft_assets.training.tokens import TokenRow  # noqa: E402
+from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
 
 WHO = (BASE, ADAPTER)
 ORIGINALS = ("unsloth", "trl")
@@ -45,15 +49,36 @@ REFERENCE_BATCH_ROWS = 2
 WARM_UP_ROWS = 64
 
 
-def random_rows(count: int, mean_length: int, vocabulary: int) -> list[TokenRow]:
+def random_rows(
+    count: int, mean_length: int, vocabulary: int, start: Sequence[int] = ()
+) -> list[TokenRow]:
     """Rows of half to one and a half times the mean length, the same for the same arguments."""
     draw = random.Random(0)
     rows: list[TokenRow] = []
     for number in range(count):
         length = draw.randint(mean_length // 2, mean_length * 3 // 2)
-        ids = [draw.randrange(3, vocabulary) for _ in range(length)]
+        drawn = (draw.randrange(3, vocabulary) for _ in range(length - len(start)))
+        ids = [*start, *drawn]
         rows.append(TokenRow(str(number), "random", "eval", ids, length // 2, truncated=False))
     return rows
+
+
+def start_of_rows(tokenizer: Any) -> list[int]:
+    """The tokens that every row begins with, whatever is asked."""
+    one, other = (tokenizer.encode(render_prompt(text, "")) for text in "12")
+    return one[: next(n for n, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1)]
+
+
+def make_rows(options: argparse.Namespace) -> list[TokenRow]:
+    """Real rows, or random ones that begin as real ones do."""
+    tokenizer = load_tokenizer(options.model)
+    if options.pubmedqa is None:
+        vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
+        return random_rows(options.rows, options.mean_length, vocabulary, start_of_rows(tokenizer))
+    from evaluation_agreement import read_rows
+
+    mixed = read_rows(options.pubmedqa, options.rows)
+    return tokenize_rows(mixed, tokenizer.backend_tokenizer, TrainingConfig())
 
 
 def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -147,6 +172,15 @@ def ours(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
     return sum(loss.full.nll for loss in losses) / sum(loss.full.tokens for loss in losses)
 
 
+def difference_from_the_own_forward(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
+    """Relative difference of summed losses from those of the model's own padded forward."""
+    flat, own = (
+        losses_by_model(model, rows, batch_tokens, WHO, flat=flat) for flat in (None, False)
+    )
+    sums = [[sum(loss.full.nll for loss in found[name]) for found in (flat, own)] for name in WHO]
+    return max(abs(found / expected - 1) for found, expected in sums)
+
+
 def measure(evaluate: Any, rows: list[TokenRow], *, on_gpu: bool) -> dict[str, Any]:
     """Warm up, run, and report tokens of both models together by the second, and peak memory."""
     evaluate(rows[:WARM_UP_ROWS])
@@ -179,6 +213,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--reference-rows", type=int, help="Rows of the slow sides; else all.")
     parser.add_argument("--mean-length", type=int, default=400, help="Tokens of a row.")
+    parser.add_argument("--pubmedqa", type=Path, help="Parquet file of PubMedQA; real rows.")
     parser.add_argument(
         "--batch-tokens", type=int, default=EvaluationConfig().batch_tokens, help="Of our side."
     )
@@ -193,8 +228,7 @@ def main() -> None:
 
             options.model = Path(folder) / "tiny"
             write_tiny_model(options.model)
-        vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
-        rows = random_rows(options.rows, options.mean_length, vocabulary)
+        rows = make_rows(options)
         if options.child:
             print(
                 json.dumps(original(options.child, options.model, rows[: options.reference_rows]))
@@ -225,11 +259,20 @@ def side_by_side(options: argparse.Namespace, rows: list[TokenRow], folder: str)
         rows[: options.reference_rows],
         on_gpu=on_gpu,
     )
-    own = measure(lambda some: ours(model, some, options.batch_tokens), rows, on_gpu=on_gpu)
+    own, apart = (
+        measure(lambda some: ours(model, some, options.batch_tokens), kind, on_gpu=on_gpu)
+        for kind in (rows, random_rows(len(rows), options.mean_length, model.config.vocab_size))
+    )
+    checked = rows[:WARM_UP_ROWS]
     return {
         "trainer_evaluate": {"batch_rows": REFERENCE_BATCH_ROWS, **reference},
         "qwenft": {"batch_tokens": options.batch_tokens, **own},
         "times_faster": round(own["tokens_per_second"] / reference["tokens_per_second"], 2),
+        "rows_that_begin_differently": apart,
+        "common_start_tokens": common_start(rows),
+        "relative_difference_from_own_forward": difference_from_the_own_forward(
+            model, checked, options.batch_tokens
+        ),
         "weights": weights,
         "model": options.model.name,
         "mean_tokens_per_row": round(sum(len(row.input_ids) for row in rows) / len(rows), 1),

@@ -7,7 +7,7 @@ way. So the GPU never stands still while Python makes a batch or sums one up.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.training.batches import flatten
+from qwenft_assets.training.batches import common_start, flatten
 from qwenft_assets.training.decoder import FlatDecoder, supports
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.head import losses
@@ -72,9 +72,9 @@ def flat_losses(decoder: FlatDecoder, rows: Sequence[TokenRow], adapter: str | N
     if adapter is not None:
         decoder.wear(adapter)
     with torch.no_grad():
-        batch = flatten(rows, "full", decoder.head.device.type)
+        batch = flatten(rows, "full", decoder.head.device.type, common_start(rows))
         hidden = decoder.hidden_states(batch, adapted=adapter is not None)
-        of_tokens = losses(hidden[batch.counted], decoder.head, batch.targets[batch.counted])
+        of_tokens = losses(hidden[batch.counted], decoder.head, batch.targets)
     on_host = _to_host(of_tokens)
     return lambda: spans_of(rows, on_host())
 

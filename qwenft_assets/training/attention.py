@@ -5,8 +5,9 @@ rows would take a thousand launches a step, and attention across rows would be w
 """
 
 import inspect
+from collections.abc import Sequence
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ def attention_path(device: str) -> str:
 def attend(
     query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", batch: "FlatBatch"
 ) -> "torch.Tensor":
-    """Causal attention of each token to its own row.
+    """Causal attention of each token to its own row, and to the start that rows share.
 
     Args:
         query: (tokens, heads, head size).
@@ -36,43 +37,66 @@ def attend(
     Returns:
         (tokens, heads, head size).
     """
+    starts, lengths = batch.row_starts, batch.lengths
+    key_starts, key_lengths = starts, lengths
+    if shared := batch.shared:
+        key, value = key[shared.keys], value[shared.keys]
+        key_starts, key_lengths = shared.key_starts, shared.key_lengths
     if attention_path(query.device.type) == SDPA_BY_ROW:
-        return _row_by_row(query, key, value, batch)
+        return _row_by_row(query, key, value, lengths, key_lengths)
     from torch.nn.attention.varlen import varlen_attn
 
-    options = {}
-    if _groups_heads_itself():
-        options["enable_gqa"] = True
-    elif query.size(1) != key.size(1):
-        groups = query.size(1) // key.size(1)
-        key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
-    longest, starts = max(batch.lengths), batch.row_starts
+    options: Any = {"enable_gqa": True} if _asks_for_grouped_heads() else {}
     attended = varlen_attn(
-        query, key, value, starts, starts, longest, longest, window_size=(-1, 0), **options
+        query,
+        key,
+        value,
+        starts,
+        key_starts,
+        max(lengths),
+        max(key_lengths),
+        window_size=(-1, 0),  # counted from the ends: the last token of a row sees all of its keys
+        **options,
     )
     assert not isinstance(attended, tuple)  # noqa: S101  (only with return_aux)
     return attended
 
 
 @cache
-def _groups_heads_itself() -> bool:
-    """Whether this torch's kernel takes fewer key heads than heads; 2.12 and later do."""
+def _asks_for_grouped_heads() -> bool:
+    """Whether this torch wants to be told of fewer key heads than heads: 2.12 and later.
+
+    The kernel takes them in either.
+    """
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _row_by_row(
-    query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", batch: "FlatBatch"
+    query: "torch.Tensor",
+    key: "torch.Tensor",
+    value: "torch.Tensor",
+    lengths: Sequence[int],
+    key_lengths: Sequence[int],
 ) -> "torch.Tensor":
+    import torch
+
+    rows = (
+        part.split(list(of_part))
+        for part, of_part in ((query, lengths), (key, key_lengths), (value, key_lengths))
+    )
+    return torch.cat([_one_row(*row) for row in zip(*rows, strict=True)])
+
+
+def _one_row(query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor") -> "torch.Tensor":
     import torch
     from torch.nn.functional import scaled_dot_product_attention
 
-    rows = [part.split(list(batch.lengths)) for part in (query, key, value)]
-    attended = [
-        scaled_dot_product_attention(
-            *(part.transpose(0, 1)[None] for part in row), is_causal=True, enable_gqa=True
-        )[0].transpose(0, 1)
-        for row in zip(*rows, strict=True)
-    ]
-    return torch.cat(attended)
+    before = len(key) - len(query)  # tokens of the start that rows share
+    sees = torch.ones(len(query), len(key), dtype=torch.bool).tril(before) if before else None
+    by_head = (part.transpose(0, 1)[None] for part in (query, key, value))
+    attended = scaled_dot_product_attention(
+        *by_head, attn_mask=sees, is_causal=sees is None, enable_gqa=True
+    )
+    return attended[0].transpose(0, 1)

@@ -100,7 +100,7 @@ def _losses(forward: "FlatForward", rows: list[TokenRow], device: str) -> "list[
     batch = flatten(rows, "full", device)
     hidden = forward.hidden_states(batch)[batch.counted]
     logits = (hidden @ forward.head.t()).float()
-    of_tokens = cross_entropy(logits, batch.targets[batch.counted], reduction="none")
+    of_tokens = cross_entropy(logits, batch.targets, reduction="none")
     return list(of_tokens.split([length - 1 for length in batch.lengths]))
 
 

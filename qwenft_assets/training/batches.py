@@ -7,66 +7,116 @@ loss is a sum over tokens and attention stays within each row.
 import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow
+import numpy as np
+import numpy.typing as npt
+
+from qwenft_assets.training.tokens import TokenRow
 
 if TYPE_CHECKING:
     import torch
+
+WORTH_SHARING_TOKENS = 8
+"""At the start of rows: to lay fewer once costs as much as it saves."""
+
+
+@dataclass(frozen=True)
+class SharedStart:
+    """What each row sees where all begin alike: the start, which is laid once, then its own tokens.
+
+    The start itself is the first of the rows of the batch, the others are what follows it.
+    """
+
+    keys: "torch.Tensor"
+    """int64, (tokens that rows see,): where they stand in the batch, row after row."""
+    key_starts: "torch.Tensor"
+    """int32, (rows + 1,)."""
+    key_lengths: tuple[int, ...]
+    """Tokens that each row sees."""
 
 
 @dataclass(frozen=True)
 class FlatBatch:
     """Rows laid end to end.
 
-    `input_ids`, `position_ids` and `targets` are int64 of shape (tokens,). `targets` holds what each
-    position should predict: the next token of its own row, NOT_SUPERVISED at the row's end and where
-    the loss does not look. `row_starts` is int32 of shape (rows + 1,), ending with `tokens`.
+    `input_ids` and `position_ids` are int64 of shape (tokens,). `row_starts` is int32 of shape
+    (rows + 1,), ending with `tokens`.
     """
 
     input_ids: "torch.Tensor"
     position_ids: "torch.Tensor"
-    targets: "torch.Tensor"
     row_starts: "torch.Tensor"
     lengths: tuple[int, ...]
     """Tokens of each row."""
     counted: "torch.Tensor"
-    """int64, (counted tokens,): where `targets` is not NOT_SUPERVISED. Made on the CPU: to ask the GPU
-    for it would make the step wait in its middle."""
+    """int64, (counted tokens,): the positions that predict a token the loss looks at, row after row.
+    Made on the CPU: to ask the GPU for it would make the step wait in its middle."""
+    targets: "torch.Tensor"
+    """int64, (counted tokens,): what they should predict, the next token of their own row."""
+    shared: SharedStart | None = None
+    """None: each row sees itself alone."""
 
 
-def flatten(rows: Sequence[TokenRow], supervise: str, device: str = "cpu") -> FlatBatch:
+def flatten(
+    rows: Sequence[TokenRow], supervise: str, device: str = "cpu", shared_tokens: int = 0
+) -> FlatBatch:
     """Lay rows end to end, in their order.
 
     Args:
         rows: At least one.
         supervise: `full` or `answer`.
         device: Where the tensors go.
+        shared_tokens: So many at the start of all rows are the same, are laid once and computed once;
+            each row has more. Without dropout and noise, which are drawn for each row, it is the same
+            arithmetic.
     """
     import torch
 
-    ids, positions, targets, starts = list[int](), list[int](), list[int](), [0]
-    for row in rows:
-        ids.extend(row.input_ids)
-        positions.extend(range(len(row.input_ids)))
-        targets.extend(row.labels(supervise)[1:])
-        targets.append(NOT_SUPERVISED)
-        starts.append(len(ids))
-    counted = [n for n, target in enumerate(targets) if target != NOT_SUPERVISED]
+    start = np.arange(shared_tokens)
+    rests = [row.input_ids[shared_tokens:] for row in rows]
+    rest_starts = shared_tokens + np.cumsum([0, *map(len, rests)])
+    # By each row, where all of its tokens stand.
+    places = [np.concatenate([start, np.arange(*ends)]) for ends in pairwise(rest_starts)]
+    counted, targets = list[npt.NDArray[np.int64]](), list[list[int]]()
+    for row, of_row in zip(rows, places, strict=True):
+        before_last = len(of_row) - 1
+        count = row.supervised_tokens(supervise)
+        counted.append(of_row[before_last - count : before_last])
+        targets.append(row.input_ids[len(of_row) - count :])
 
     def on_device(values: Any, dtype: torch.dtype = torch.int64) -> torch.Tensor:
-        made = torch.tensor(values, dtype=dtype)
+        made = torch.from_numpy(np.asarray(values, np.int64)).to(dtype)
         return made if device == "cpu" else made.pin_memory().to(device, non_blocking=True)
 
-    input_ids, position_ids, of_positions = on_device([ids, positions, targets]).unbind()
-    return FlatBatch(
-        input_ids,
-        position_ids,
-        of_positions,
-        on_device(starts, torch.int32),
-        tuple(len(row.input_ids) for row in rows),
-        on_device(counted),
-    )
+    ids = np.concatenate([rows[0].input_ids[:shared_tokens], *rests])
+    positions = np.concatenate([start, *(np.arange(shared_tokens, len(row)) for row in places)])
+    row_starts, shared = rest_starts, None
+    if shared_tokens:
+        row_starts, seen = np.concatenate([[0], rest_starts]), [start, *places]
+        key_lengths = tuple(map(len, seen))
+        key_starts = on_device(np.cumsum([0, *key_lengths]), torch.int32)
+        shared = SharedStart(on_device(np.concatenate(seen)), key_starts, key_lengths)
+    input_ids, position_ids = on_device([ids, positions]).unbind()
+    predicting, predicted = on_device([np.concatenate(counted), np.concatenate(targets)]).unbind()
+    lengths = tuple(np.diff(row_starts).tolist())
+    starts = on_device(row_starts, torch.int32)
+    return FlatBatch(input_ids, position_ids, starts, lengths, predicting, predicted, shared)
+
+
+def common_start(rows: Sequence[TokenRow]) -> int:
+    """How many tokens at the start of all rows are the same, and leave something of each.
+
+    0 where there is nothing to save: too few, or a single row.
+    """
+    if len(rows) == 1:
+        return 0
+    shortest = min(len(row.input_ids) for row in rows) - 1
+    starts = np.array([row.input_ids[:shortest] for row in rows])  # (rows, shortest)
+    differs = (starts != starts[0]).any(axis=0)
+    same = int(differs.argmax()) if differs.any() else shortest
+    return same if same >= WORTH_SHARING_TOKENS else 0
 
 
 def passes(

@@ -71,7 +71,7 @@ class Passes:
             checkpointing=self.checkpointing,
         )
         counted = hidden.index_select(0, batch.counted)
-        return sum_of_losses(counted, self.decoder.head, batch.targets[batch.counted])
+        return sum_of_losses(counted, self.decoder.head, batch.targets)
 
     def idle(self, own: int, device: str) -> "Iterator[torch.Tensor]":
         """Passes beside one's own, until all processes have run as many; their loss is zero.
@@ -106,7 +106,7 @@ class Passes:
                 batch = flatten([rows[n] for n in indices], supervise, device)
                 self.last_tokens = sum(batch.lengths)
                 hidden = self.decoder.hidden_states(batch)[batch.counted]
-                of_tokens = losses(hidden, self.decoder.head, batch.targets[batch.counted])
+                of_tokens = losses(hidden, self.decoder.head, batch.targets)
                 total += float(of_tokens.double().sum())
                 tokens += len(of_tokens)
             for _ in idle:

@@ -25,6 +25,7 @@ from qwenft_assets.mixture.frozen_eval import read_frozen_eval
 from qwenft_assets.progress import no_progress
 from qwenft_assets.release.registry import promote, read_champion, release_adapter, rollback
 from qwenft_assets.storage import Storage, read_parquet, write_parquet
+from qwenft_assets.training.batches import common_start
 from qwenft_assets.training.forward_passes import mean_loss
 from qwenft_assets.training.job import plan_training
 from qwenft_assets.training.tokens import tokenize_mixture, tokenize_rows
@@ -81,6 +82,7 @@ def test_rows_read_without_padding_have_the_same_losses_under_every_model(worse)
     add_champion(loaded.model, storage.adapter("small", job.champion_version))
     mixed = [item for item in read_mixture(storage, "small") if item.split == "eval"]
     rows = tokenize_rows(mixed, loaded.tokenizer.backend_tokenizer, job.training)
+    assert common_start(rows) > 0  # which is read once a batch
     who = (BASE, ADAPTER, CHAMPION)
     padded, flat = (
         losses_by_model(loaded.model, rows, 512, who, flat=flat) for flat in (False, True)

@@ -68,7 +68,7 @@ def losses_and_gradients(
     with torch.no_grad():
         decoder.hidden_states(batch)
     hidden = decoder.hidden_states(batch, training=True, checkpointing=checkpointing)
-    loss = sum_of_losses(hidden[batch.counted], decoder.head, batch.targets[batch.counted])
+    loss = sum_of_losses(hidden[batch.counted], decoder.head, batch.targets)
     loss.backward()
     found = {n: p.grad.numpy().copy() for n, p in model.named_parameters() if p.requires_grad}
     model.zero_grad()

@@ -13,7 +13,6 @@ from qwenft_assets.training.decoder import FlatDecoder, neftune_noise
 from qwenft_assets.training.engines.peft import add_lora, load_base
 from qwenft_assets.training.head import losses, sum_of_losses
 from qwenft_assets.training.padded import padded_sum_of_losses
-from qwenft_assets.training.tokens import NOT_SUPERVISED
 from qwenft_assets_tests.training.tiny_rows import token_rows
 
 ROWS = token_rows(30, 12, 47, 7, 21)
@@ -62,9 +61,8 @@ def gradients(model: Any) -> dict[str, Any]:
 
 def flat_sum(decoder: FlatDecoder, supervise: str, **mode: Any) -> Any:
     batch = flatten(ROWS, supervise)
-    counted = batch.targets != NOT_SUPERVISED
-    hidden = decoder.hidden_states(batch, **mode)[counted]
-    return sum_of_losses(hidden, decoder.head, batch.targets[counted])
+    hidden = decoder.hidden_states(batch, **mode)[batch.counted]
+    return sum_of_losses(hidden, decoder.head, batch.targets)
 
 
 @pytest.mark.parametrize("supervise", ["full", "answer"])
@@ -135,6 +133,34 @@ def test_no_row_sees_another(tiny_model):
     assert same[:30].all()
     assert same[42:].all()
     assert not same[30:42].any()
+
+
+@pytest.mark.parametrize("family", ["qwen2", "llama"])
+@pytest.mark.parametrize("wears", [True, False])
+def test_a_start_that_rows_share_is_computed_once_with_the_losses_of_each_row(
+    tiny_model, llama, family, wears
+):
+    import torch
+
+    model = adapted(tiny_model if family == "qwen2" else llama)
+    decoder = FlatDecoder(model, weights="fp32")
+    start = token_rows(11)[0].input_ids
+    rows = [replace(row, input_ids=start + row.input_ids) for row in ROWS]
+
+    def losses_of(some: Any, shared_tokens: int) -> Any:
+        batch = flatten(some, "full", shared_tokens=shared_tokens)
+        with torch.no_grad():
+            hidden = decoder.hidden_states(batch, adapted=wears)
+            return losses(hidden[batch.counted], decoder.head, batch.targets)
+
+    apart, together = losses_of(rows, 0), losses_of(rows, 11)
+    assert together.isclose(apart, atol=1e-5).all()
+    changed = [rows[0], replace(rows[1], input_ids=start + [9] * 12), *rows[2:]]
+    same = losses_of(changed, 11).isclose(together, atol=1e-6)
+    begins, ends = 40 + 10, 40 + 22  # of the second row: where it leaves the start, and ends
+    assert same[:begins].all()
+    assert same[ends:].all()
+    assert not same[begins:ends].any()
 
 
 def test_the_model_stays_usable_and_nothing_is_held_twice(tiny_model):
