@@ -15,7 +15,11 @@ class EvaluationConfig(Section):
         description="JSON lines of {instruction, input, output, system, source} to evaluate on in "
         "place of the split, so that rebuilds compare; kept out of every mixture.",
     )
-    batch_tokens: int = Field(default=8_192, gt=0, description="Tokens in one forward pass.")
+    batch_tokens: int = Field(
+        default=16_384,
+        gt=0,
+        description="Tokens in one forward pass; fewer where memory has no room for them.",
+    )
     bootstrap_resamples: int = Field(
         default=2_000, ge=100, description="Draws behind each 95 % interval."
     )

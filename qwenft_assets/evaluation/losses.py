@@ -1,7 +1,9 @@
 """Every row under every model, in one pass over batches of rows of like length."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -85,6 +87,7 @@ def losses_by_model(
     decoder = flat_decoder(model, adapters) if wanted else None
     own = ranks.share(lengths_of(rows))
     batches = [*batches_by_length([rows[n] for n in own], batch_tokens)]
+    room = Room()
     idle = ranks.largest(len(batches)) - len(batches) if together else 0
 
     def begun() -> Iterator[tuple[list[int], dict[str, Later]]]:
@@ -95,7 +98,7 @@ def losses_by_model(
             yield (
                 indices,
                 {
-                    name: _within_memory(read, batch, can_retry=not together)
+                    name: _within_memory(read, batch, room, can_retry=not together)
                     for name, read in reading.items()
                 },
             )
@@ -126,31 +129,49 @@ def _read(model: Any, decoder: FlatDecoder | None, name: str, batch: Sequence[To
     return lambda: losses
 
 
+@dataclass
+class Room:
+    """What memory has no room for, as far as it is known: as large a batch is not tried again."""
+
+    too_many_tokens: float = math.inf
+    """Of a batch, with padding."""
+
+
 def _within_memory(
     read: Callable[[Sequence[TokenRow]], Later],
     batch: Sequence[TokenRow],
+    room: Room,
     *,
     can_retry: bool = True,
 ) -> Later:
     """Losses of a batch, cut in two as often as memory asks for: no row's loss depends on others."""
-    try:
-        return read(batch)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        if not can_retry:
-            raise DeviceError(
-                f"the evaluation ran out of memory with {len(batch)} rows, and processes that share a "
-                "model cannot cut them in two. Lower evaluation.batch_tokens."
-            ) from error
-        if len(batch) == 1:
-            raise DeviceError(
-                f"the evaluation ran out of memory with a single row of {len(batch[0].input_ids)} "
-                "tokens. End what else holds the GPU (nvidia-smi shows it), or lower "
-                "training.max_length_tokens."
-            ) from error
-    # Not in the handler: there the traceback still holds the tensors of the failed pass.
-    free_cached()
+    tokens = len(batch) * max(len(row.input_ids) for row in batch)
+    if tokens < room.too_many_tokens or len(batch) == 1:
+        try:
+            return read(batch)
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+            _refuse_what_cannot_be_cut(batch, error, can_retry=can_retry)
+        # Not in the handler: there the traceback still holds the tensors of the failed pass.
+        free_cached()
+        room.too_many_tokens = tokens
     middle = len(batch) // 2
-    halves = [_within_memory(read, half) for half in (batch[:middle], batch[middle:])]
+    halves = [_within_memory(read, half, room) for half in (batch[:middle], batch[middle:])]
     return lambda: [loss for half in halves for loss in half()]
+
+
+def _refuse_what_cannot_be_cut(
+    batch: Sequence[TokenRow], error: RuntimeError, *, can_retry: bool
+) -> None:
+    if not can_retry:
+        raise DeviceError(
+            f"the evaluation ran out of memory with {len(batch)} rows, and processes that share a "
+            "model cannot cut them in two. Lower evaluation.batch_tokens."
+        ) from error
+    if len(batch) == 1:
+        raise DeviceError(
+            f"the evaluation ran out of memory with a single row of {len(batch[0].input_ids)} "
+            "tokens. End what else holds the GPU (nvidia-smi shows it), or lower "
+            "training.max_length_tokens."
+        ) from error
