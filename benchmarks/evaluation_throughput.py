@@ -17,15 +17,15 @@ import gc
 import json
 import os
 import platform
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(PROJECT_ROOT), str(PROJECT_ROOT / "benchmarks")]
@@ -34,51 +34,28 @@ if sys.argv[-2:] == ["--child", "unsloth"]:
 
 import original_recipe  # noqa: E402
 import torch  # noqa: E402, TID253
-from transformers import AutoConfig, PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
+from evaluation_rows import make_rows, random_rows  # noqa: E402
+from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
 
-from qwenft_assets.config import EvaluationConfig, LoraConfig, TrainingConfig  # noqa: E402
+from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
 from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model  # noqa: E402
-from qwenft_assets.text.chatml import render_prompt  # noqa: E402
 from qwenft_assets.training.batches import common_start  # noqa: E402
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
-from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
+from qwenft_assets.training.tokens import TokenRow  # noqa: E402
+
+
+class Side(NamedTuple):
+    """What is measured."""
+
+    evaluate: Callable[[list[TokenRow]], float]
+    """Rows under both models; the adapter's loss."""
+    rows: list[TokenRow]
+
 
 WHO = (BASE, ADAPTER)
 ORIGINALS = ("unsloth", "trl")
 REFERENCE_BATCH_ROWS = 2
 WARM_UP_ROWS = 64
-
-
-def random_rows(
-    count: int, mean_length: int, vocabulary: int, start: Sequence[int] = ()
-) -> list[TokenRow]:
-    """Rows of half to one and a half times the mean length, the same for the same arguments."""
-    draw = random.Random(0)
-    rows: list[TokenRow] = []
-    for number in range(count):
-        length = draw.randint(mean_length // 2, mean_length * 3 // 2)
-        drawn = (draw.randrange(3, vocabulary) for _ in range(length - len(start)))
-        ids = [*start, *drawn]
-        rows.append(TokenRow(str(number), "random", "eval", ids, length // 2, truncated=False))
-    return rows
-
-
-def start_of_rows(tokenizer: Any) -> list[int]:
-    """The tokens that every row begins with, whatever is asked."""
-    one, other = (tokenizer.encode(render_prompt(text, "")) for text in "12")
-    return one[: next(n for n, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1)]
-
-
-def make_rows(options: argparse.Namespace) -> list[TokenRow]:
-    """Real rows, or random ones that begin as real ones do."""
-    tokenizer = load_tokenizer(options.model)
-    if options.pubmedqa is None:
-        vocabulary = AutoConfig.from_pretrained(options.model).vocab_size
-        return random_rows(options.rows, options.mean_length, vocabulary, start_of_rows(tokenizer))
-    from evaluation_agreement import read_rows
-
-    mixed = read_rows(options.pubmedqa, options.rows)
-    return tokenize_rows(mixed, tokenizer.backend_tokenizer, TrainingConfig())
 
 
 def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -118,11 +95,12 @@ def trainer_evaluate(model: Any, rows: list[TokenRow], *, on_gpu: bool, folder: 
     return losses[-1]
 
 
-def original(engine: str, model_folder: Path, rows: list[TokenRow]) -> dict[str, Any]:
+def original(engine: str, model_folder: Path, rows: list[TokenRow], rounds: int) -> dict[str, Any]:
     """The trainer of the original recipe, made as scripts make it, by TRL or as Unsloth patches it."""
     load = argparse.Namespace(engine=engine, model=str(model_folder), max_length=2048)
     model, extra = original_recipe.load(load, torch)
-    return measure(sft_evaluate(model, model_folder, rows, **extra), rows, on_gpu=True)
+    side = Side(sft_evaluate(model, model_folder, rows, **extra), rows)
+    return measure([side], rounds, on_gpu=True)[0]
 
 
 def sft_evaluate(
@@ -181,28 +159,39 @@ def difference_from_the_own_forward(model: Any, rows: list[TokenRow], batch_toke
     return max(abs(found / expected - 1) for found, expected in sums)
 
 
-def measure(evaluate: Any, rows: list[TokenRow], *, on_gpu: bool) -> dict[str, Any]:
-    """Warm up, run, and report tokens of both models together by the second, and peak memory."""
-    evaluate(rows[:WARM_UP_ROWS])
+def measure(sides: Sequence[Side], rounds: int, *, on_gpu: bool) -> list[dict[str, Any]]:
+    """Warm up, run all sides one after the other, round after round; of each the median round.
+
+    Tokens by the second are those of both models together.
+    """
+    for side in sides:
+        side.evaluate(side.rows[:WARM_UP_ROWS])
+    found = [[measured(side, on_gpu=on_gpu) for side in sides] for _ in range(rounds)]
+    figures: list[dict[str, Any]] = []
+    for of_side in zip(*found, strict=True):
+        speeds = [run["tokens_per_second"] for run in of_side]
+        median = sorted(of_side, key=lambda run: run["tokens_per_second"])[rounds // 2]
+        figures.append({**median, "of_each_round": speeds})
+    return figures
+
+
+def measured(side: Side, *, on_gpu: bool) -> dict[str, Any]:
+    """One run: tokens by the second, and peak memory."""
     if on_gpu:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     started = time.monotonic()
-    loss = evaluate(rows)
+    loss = side.evaluate(side.rows)
     seconds = time.monotonic() - started
-    tokens = len(WHO) * sum(len(row.input_ids) for row in rows)
+    tokens = len(WHO) * sum(len(row.input_ids) for row in side.rows)
     gib = 2**30
+    peaks = (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved()) if on_gpu else ()
     return {
-        "rows": len(rows),
+        "rows": len(side.rows),
         "tokens_per_second": round(tokens / seconds, 1),
         "seconds": round(seconds, 1),
         "adapter_loss": round(loss, 4),
-        "peak_vram_allocated_gib": round(torch.cuda.max_memory_allocated() / gib, 2)
-        if on_gpu
-        else None,
-        "peak_vram_reserved_gib": round(torch.cuda.max_memory_reserved() / gib, 2)
-        if on_gpu
-        else None,
+        "peak_vram_allocated_and_reserved_gib": [round(peak / gib, 2) for peak in peaks],
     }
 
 
@@ -212,6 +201,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="Folder with config.json and safetensors.")
     parser.add_argument("--rows", type=int, default=48)
     parser.add_argument("--reference-rows", type=int, help="Rows of the slow sides; else all.")
+    parser.add_argument("--rounds", type=int, default=3, help="Of all sides; the median counts.")
     parser.add_argument("--mean-length", type=int, default=400, help="Tokens of a row.")
     parser.add_argument("--pubmedqa", type=Path, help="Parquet file of PubMedQA; real rows.")
     parser.add_argument(
@@ -228,10 +218,14 @@ def main() -> None:
 
             options.model = Path(folder) / "tiny"
             write_tiny_model(options.model)
-        rows = make_rows(options)
+        rows = make_rows(options.model, options.rows, options.mean_length, options.pubmedqa)
         if options.child:
             print(
-                json.dumps(original(options.child, options.model, rows[: options.reference_rows]))
+                json.dumps(
+                    original(
+                        options.child, options.model, rows[: options.reference_rows], options.rounds
+                    )
+                )
             )
             return
         figures = side_by_side(options, rows, folder)
@@ -254,24 +248,26 @@ def side_by_side(options: argparse.Namespace, rows: list[TokenRow], folder: str)
     on_gpu = options.device == "cuda"
     weights = options.weights or ("nf4" if on_gpu else "fp32")
     model = add_lora(load_base(options.model, weights, options.device), LoraConfig()).eval()
-    reference = measure(
-        lambda some: trainer_evaluate(model, some, on_gpu=on_gpu, folder=folder),
-        rows[: options.reference_rows],
+
+    def own(some: list[TokenRow]) -> float:
+        return ours(model, some, options.batch_tokens)
+
+    reference = partial(trainer_evaluate, model, on_gpu=on_gpu, folder=folder)
+    apart = random_rows(len(rows) // 4, options.mean_length, model.config.vocab_size)
+    theirs, our_own = measure(
+        [Side(reference, rows[: options.reference_rows]), Side(own, rows)],
+        options.rounds,
         on_gpu=on_gpu,
     )
-    own, apart = (
-        measure(lambda some: ours(model, some, options.batch_tokens), kind, on_gpu=on_gpu)
-        for kind in (rows, random_rows(len(rows), options.mean_length, model.config.vocab_size))
-    )
-    checked = rows[:WARM_UP_ROWS]
+    times = our_own["tokens_per_second"] / theirs["tokens_per_second"]
     return {
-        "trainer_evaluate": {"batch_rows": REFERENCE_BATCH_ROWS, **reference},
-        "qwenft": {"batch_tokens": options.batch_tokens, **own},
-        "times_faster": round(own["tokens_per_second"] / reference["tokens_per_second"], 2),
-        "rows_that_begin_differently": apart,
+        "trainer_evaluate": {"batch_rows": REFERENCE_BATCH_ROWS, **theirs},
+        "qwenft": {"batch_tokens": options.batch_tokens, **our_own},
+        "times_faster": round(times, 2),
+        "rows_that_begin_differently": measure([Side(own, apart)], 1, on_gpu=on_gpu)[0],
         "common_start_tokens": common_start(rows),
         "relative_difference_from_own_forward": difference_from_the_own_forward(
-            model, checked, options.batch_tokens
+            model, rows[:WARM_UP_ROWS], options.batch_tokens
         ),
         "weights": weights,
         "model": options.model.name,
