@@ -4,7 +4,9 @@
 
 Real PubMedQA rows (the bundled sample unless --pubmedqa names a file of the same schema) under
 SmolLM2-135M in fp32 with an adapter (random weights unless --adapter names a trained one). Without
-lm-eval (extra `bench`) one row at a time over all logits stands in for it. Prints one JSON line.
+lm-eval (extra `bench`) one row at a time over all logits stands in for it. Rows are read by the
+model's own forward, as on a CPU, and flat with their common start once, as on a GPU. Prints one JSON
+line.
 """
 
 import argparse
@@ -28,10 +30,13 @@ import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402, TID253
 
 from qwenft_assets.config import LoraConfig, TrainingConfig  # noqa: E402
+from qwenft_assets.evaluation.flat_losses import flat_losses  # noqa: E402
+from qwenft_assets.evaluation.losses import ADAPTER, PEFT_NAMES  # noqa: E402
 from qwenft_assets.mixture.build import MixedRow  # noqa: E402
 from qwenft_assets.rows import make_row  # noqa: E402
 from qwenft_assets.storage import Storage  # noqa: E402
 from qwenft_assets.training.base_model import fetch_base_model, find_base_model  # noqa: E402
+from qwenft_assets.training.decoder import FlatDecoder  # noqa: E402
 from qwenft_assets.training.engines.peft import (  # noqa: E402
     add_lora,
     load_adapter,
@@ -120,10 +125,12 @@ def _of_all_logits(model: Any, row: TokenRow) -> float:
 def compared(
     tokens: Sequence[TokenRow],
     by_batch: Mapping[int, Sequence[SpanLosses]],
+    flat: Sequence[SpanLosses],
     expected: Sequence[float],
 ) -> dict[str, Any]:
     """The figures of the rows so far: ours against the others', and ours by batch size."""
     answers = [loss.answer.nll for loss in by_batch[BATCH_ROWS[-1]]]
+    answers_flat = [loss.answer.nll for loss in flat]
     full = {size: [loss.full.nll for loss in losses] for size, losses in by_batch.items()}
     totals = [sum(losses) for losses in full.values()]
     return {
@@ -134,6 +141,8 @@ def compared(
         "independent_nats": round(sum(expected), 3),
         "relative_difference_of_sums": abs(sum(answers) / sum(expected) - 1),
         "largest_relative_difference_of_a_row": largest_difference(answers, expected),
+        "relative_difference_of_sums_flat": abs(sum(answers_flat) / sum(expected) - 1),
+        "largest_relative_difference_of_a_row_flat": largest_difference(answers_flat, expected),
         "batch_rows": BATCH_ROWS,
         "relative_spread_of_sums_over_batches": max(totals) / min(totals) - 1,
         "largest_relative_difference_of_a_row_over_batches": max(
@@ -166,16 +175,19 @@ def main() -> None:
     tokens = tokenize_rows(mixed, tokenizer.backend_tokenizer, settings)
     who, judged = independent(model, tokenizer)
     by_batch: dict[int, list[SpanLosses]] = {size: [] for size in BATCH_ROWS}
+    flat: list[SpanLosses] = []
+    decoder = FlatDecoder(model, weights="fp32")
     expected: list[float] = []
     for start in range(0, len(tokens), BATCH_ROWS[-1]):  # a block: all that is computed of its rows
         block = tokens[start : start + BATCH_ROWS[-1]]
         for size, losses in by_batch.items():
             losses.extend(losses_of(model, block, size))
+        flat += flat_losses(decoder, block, PEFT_NAMES[ADAPTER])()
         expected += judged(block)
-        found = compared(tokens[: len(expected)], by_batch, expected)
+        found = compared(tokens[: len(expected)], by_batch, flat, expected)
         print(f"  {len(expected)}/{len(tokens)} rows: {found}", file=sys.stderr, flush=True)
     figures = {
-        **compared(tokens, by_batch, expected),
+        **compared(tokens, by_batch, flat, expected),
         "independent": who,
         "adapter": "trained" if options.adapter else "random",
         "machine": torch.cuda.get_device_name()
