@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import torch
 
 WORTH_SHARING_TOKENS = 8
-"""At the start of rows: to lay fewer once costs as much as it saves."""
+"""A shorter start of rows costs as much as it saves."""
 
 
 @dataclass(frozen=True)
