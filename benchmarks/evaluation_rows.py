@@ -14,6 +14,7 @@ from transformers import AutoConfig  # noqa: E402, TID253
 
 from qwenft_assets.config import TrainingConfig  # noqa: E402
 from qwenft_assets.text.chatml import render_prompt  # noqa: E402
+from qwenft_assets.training.batches import common_start  # noqa: E402
 from qwenft_assets.training.engines.peft import load_tokenizer  # noqa: E402
 from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
 
@@ -34,8 +35,9 @@ def random_rows(
 
 def start_of_rows(tokenizer: Any) -> list[int]:
     """The tokens that every row begins with, whatever is asked."""
-    one, other = (tokenizer.encode(render_prompt(text, "")) for text in "12")
-    return one[: next(n for n, pair in enumerate(zip(one, other, strict=True)) if len({*pair}) > 1)]
+    asked = [tokenizer.encode(render_prompt(text, "")) for text in "12"]
+    rows = [TokenRow(str(n), "", "eval", ids, 0, truncated=False) for n, ids in enumerate(asked)]
+    return asked[0][: common_start(rows)]
 
 
 def make_rows(model: Path, count: int, mean_length: int, pubmedqa: Path | None) -> list[TokenRow]:

@@ -43,6 +43,11 @@ from qwenft_assets.training.batches import common_start  # noqa: E402
 from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.training.tokens import TokenRow  # noqa: E402
 
+WHO = (BASE, ADAPTER)
+ORIGINALS = ("unsloth", "trl")
+REFERENCE_BATCH_ROWS = 2
+WARM_UP_ROWS = 64
+
 
 class Side(NamedTuple):
     """What is measured."""
@@ -50,12 +55,6 @@ class Side(NamedTuple):
     evaluate: Callable[[list[TokenRow]], float]
     """Rows under both models; the adapter's loss."""
     rows: list[TokenRow]
-
-
-WHO = (BASE, ADAPTER)
-ORIGINALS = ("unsloth", "trl")
-REFERENCE_BATCH_ROWS = 2
-WARM_UP_ROWS = 64
 
 
 def padded(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -220,13 +219,8 @@ def main() -> None:
             write_tiny_model(options.model)
         rows = make_rows(options.model, options.rows, options.mean_length, options.pubmedqa)
         if options.child:
-            print(
-                json.dumps(
-                    original(
-                        options.child, options.model, rows[: options.reference_rows], options.rounds
-                    )
-                )
-            )
+            some = rows[: options.reference_rows]
+            print(json.dumps(original(options.child, options.model, some, options.rounds)))
             return
         figures = side_by_side(options, rows, folder)
     print(json.dumps(figures), flush=True)

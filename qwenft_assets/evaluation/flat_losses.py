@@ -7,6 +7,7 @@ way. So the GPU never stands still while Python makes a batch or sums one up.
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from qwenft_assets.training.attention import sees_shared_starts
 from qwenft_assets.training.batches import common_start, flatten
 from qwenft_assets.training.decoder import FlatDecoder, supports
 from qwenft_assets.training.device import GIB
@@ -71,8 +72,10 @@ def flat_losses(decoder: FlatDecoder, rows: Sequence[TokenRow], adapter: str | N
 
     if adapter is not None:
         decoder.wear(adapter)
+    device = decoder.head.device.type
     with torch.no_grad():
-        batch = flatten(rows, "full", decoder.head.device.type, common_start(rows))
+        shared = common_start(rows) if sees_shared_starts(device) else 0
+        batch = flatten(rows, "full", device, shared)
         hidden = decoder.hidden_states(batch, adapted=adapter is not None)
         of_tokens = losses(hidden[batch.counted], decoder.head, batch.targets)
     on_host = _to_host(of_tokens)

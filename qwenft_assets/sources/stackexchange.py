@@ -5,7 +5,6 @@ matched as raw Arrow; answers are read only for row groups with a hit; HTML is c
 questions that passed, and the keyword must still stand in the converted text.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, partial
@@ -24,7 +23,7 @@ from qwenft_assets.rows import InstructionRow, make_row, seeded_order, texts_of
 from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.parquet import open_parquet, read_ahead
 from qwenft_assets.sources.scan import Counts, Scan, Split, Tally
-from qwenft_assets.text.html_to_markdown import to_markdown
+from qwenft_assets.text.html_to_markdown import to_markdown, without_link_targets
 from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
 
 REPO_ID = "HuggingFaceH4/stack-exchange-preferences"
@@ -77,7 +76,6 @@ GROUPS_AT_ONCE = 4
 """Row groups read in one go: each call waits for the GIL, so that few large ones overlap better."""
 STEPS_A_PART = 2
 """Steps of GROUPS_AT_ONCE: a part is less than a tenth of a second, so that processes end together."""
-LINK_TARGET = re.compile(r"\]\([^()\s]*\)")
 
 
 @dataclass(frozen=True)
@@ -145,7 +143,7 @@ def _also_in(config: Config, source: SourceName) -> Callable[[pa.Table], Counts]
         return {name: _matcher(config, name) for name in SITES if name != source}
 
     def count(rows: pa.Table) -> Counts:
-        shown = [visible(text) for text in texts_of(rows, "instruction")]
+        shown = [without_link_targets(text) for text in texts_of(rows, "instruction")]
         texts = pa.chunked_array([shown], pa.string())
         masks = {name: matcher.mask(texts) for name, matcher in matchers().items()}
         return Counts({name: mask.to_pylist().count(True) for name, mask in masks.items()})
@@ -243,11 +241,6 @@ def _match(parquet: pq.ParquetFile, domain: Domain, numbers: list[int]) -> _Grou
     return _Groups(len(questions), questions.null_count, read, matched)
 
 
-def visible(markdown: str) -> str:
-    """Markdown without the targets of its links, which say nothing about the question."""
-    return LINK_TARGET.sub("]", markdown) if "](" in markdown else markdown
-
-
 def to_row(
     upstream: dict[str, Any], site: str, domain: Domain, keyword_hits: Counts
 ) -> InstructionRow | str:
@@ -270,7 +263,7 @@ def to_row(
         question, output = to_markdown(upstream["question"]), to_markdown(answer["text"])
     except ConversionError:
         return "unreadable_html"
-    keywords = domain.matcher.hits(visible(question))
+    keywords = domain.matcher.hits(without_link_targets(question))
     if not keywords:
         return "keyword_in_markup_only"
     if not output:

@@ -26,6 +26,7 @@ _LINKED_IMAGE: Final = re.compile(r"<a\b[^>]*>\s*<img\b[^>]*>\s*</a>", re.IGNORE
 _ONE_SYMBOL: Final = re.compile(r"[+\-−]?\w+")
 # In a list or a quotation a fence has a prefix; around code that holds fences it is longer.
 _CODE_FENCE: Final = r"^(?:[ >]|[-*+] |\d+\. )*(?P<ticks>`{3,})[^`\n]*\n(?s:.*?)^[ >]*(?P=ticks)$"
+_LINK_TARGET: Final = re.compile(r"\]\([^()\s]*\)")
 # A rule directly below text would turn that text into a heading.
 _TO_TIDY: Final = re.compile(
     rf"(?P<code>{_CODE_FENCE})|(?P<blank_lines>\n{{3,}})|(?P<glued_rule>(?<=\S)\n---$)",
@@ -53,6 +54,11 @@ def to_markdown(post_html: str) -> str:
     if "\n\n\n" in markdown or "\n---" in markdown:
         markdown = _TO_TIDY.sub(_tidied, markdown)
     return markdown.strip()
+
+
+def without_link_targets(markdown: str) -> str:
+    """Markdown without the addresses of its links, which say nothing about its subject."""
+    return _LINK_TARGET.sub("]", markdown) if "](" in markdown else markdown
 
 
 def _with_mark(match: re.Match[str]) -> str:

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from qwenft_assets.training.batches import FlatBatch, flatten
+from qwenft_assets.training.tokens import TokenRow
+
 if TYPE_CHECKING:
     import torch
-
-    from qwenft_assets.training.batches import FlatBatch
 
 VARLEN_FLASH = "varlen_flash"
 SDPA_BY_ROW = "sdpa_by_row"
@@ -24,7 +25,7 @@ def attention_path(device: str) -> str:
 
 
 def attend(
-    query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", batch: "FlatBatch"
+    query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", batch: FlatBatch
 ) -> "torch.Tensor":
     """Causal attention of each token to its own row, and to the start that rows share.
 
@@ -71,6 +72,30 @@ def _asks_for_grouped_heads() -> bool:
     from torch.nn.attention.varlen import varlen_attn
 
     return "enable_gqa" in inspect.signature(varlen_attn).parameters
+
+
+@cache
+def sees_shared_starts(device: str) -> bool:
+    """Whether the kernel counts the queries of a row from the end of its keys.
+
+    torch's does and nowhere says so; one that counted from the start would hide from each token the
+    last that it should see, in silence.
+    """
+    import torch
+
+    start, rows = 3, [TokenRow("", "", "", [0] * n, 0, truncated=False) for n in (5, 9)]
+    apart, together = (flatten(rows, "full", device, shared) for shared in (0, start))
+    assert together.shared is not None  # noqa: S101
+    of_rows = together.shared.keys[start:]
+    draw = torch.Generator().manual_seed(0)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    query, key, value = (
+        torch.randn(len(together.input_ids), heads, 64, generator=draw).to(device, dtype)
+        for heads in (4, 2, 2)
+    )
+    expected = attend(query[of_rows], key[of_rows], value[of_rows], apart)
+    found = attend(query, key, value, together)[of_rows]
+    return torch.allclose(found.float(), expected.float(), atol=0.05)  # of values around 1
 
 
 def _row_by_row(

@@ -112,10 +112,12 @@ def common_start(rows: Sequence[TokenRow]) -> int:
     """
     if len(rows) == 1:
         return 0
-    shortest = min(len(row.input_ids) for row in rows) - 1
-    starts = np.array([row.input_ids[:shortest] for row in rows])  # (rows, shortest)
-    differs = (starts != starts[0]).any(axis=0)
-    same = int(differs.argmax()) if differs.any() else shortest
+    ids = [row.input_ids for row in rows]
+    first, last = min(ids), max(ids)  # what the ends of the order have in common, all have
+    same = next(
+        (n for n, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first)
+    )
+    same = min(same, *(len(each) - 1 for each in ids))
     return same if same >= WORTH_SHARING_TOKENS else 0
 
 
