@@ -4,11 +4,11 @@ A pass is begun while the one before is still computed; its losses are asked for
 way. So the GPU never stands still while Python makes a batch or sums one up.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.training.attention import sees_shared_starts
-from qwenft_assets.training.batches import common_start, flatten
+from qwenft_assets.training.batches import common_start, flatten, passes
 from qwenft_assets.training.decoder import FlatDecoder, supports
 from qwenft_assets.training.device import GIB
 from qwenft_assets.training.head import losses
@@ -60,6 +60,20 @@ def has_room_in_bf16(weights: int, free_bytes: int) -> bool:
     return 2 * weights / GIB + WORKING_GIB < free_bytes / GIB
 
 
+def flat_batches(
+    decoder: FlatDecoder, rows: Sequence[TokenRow], batch_tokens: int
+) -> Iterator[list[int]]:
+    """Indices of rows in batches of at most `batch_tokens` to compute, longest rows first.
+
+    A row that is longer is a batch of its own.
+    """
+    shared = _shared_start(decoder, rows)
+    order = sorted(range(len(rows)), key=lambda n: -len(rows[n].input_ids))
+    own_tokens = [len(rows[n].input_ids) - shared for n in order]
+    for batch in passes(own_tokens, batch_tokens - shared):
+        yield [order[n] for n in batch]
+
+
 def flat_losses(decoder: FlatDecoder, rows: Sequence[TokenRow], adapter: str | None) -> Later:
     """Begin to read rows.
 
@@ -74,12 +88,16 @@ def flat_losses(decoder: FlatDecoder, rows: Sequence[TokenRow], adapter: str | N
         decoder.wear(adapter)
     device = decoder.head.device.type
     with torch.no_grad():
-        shared = common_start(rows) if sees_shared_starts(device) else 0
-        batch = flatten(rows, "full", device, shared)
+        batch = flatten(rows, "full", device, _shared_start(decoder, rows))
         hidden = decoder.hidden_states(batch, adapted=adapter is not None)
         of_tokens = losses(hidden[batch.counted], decoder.head, batch.targets)
     on_host = _to_host(of_tokens)
-    return lambda: spans_of(rows, on_host())
+    of_rows = batch.shared.counted_of_rows if batch.shared else slice(None)
+    return lambda: spans_of(rows, on_host()[of_rows])
+
+
+def _shared_start(decoder: FlatDecoder, rows: Sequence[TokenRow]) -> int:
+    return common_start(rows) if sees_shared_starts(decoder.head.device.type) else 0
 
 
 def _to_host(values: "torch.Tensor") -> "Callable[[], npt.NDArray[np.float32]]":

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from qwenft_assets.errors import AdapterError, DeviceError
-from qwenft_assets.evaluation.flat_losses import Later, flat_decoder, flat_losses
+from qwenft_assets.evaluation.flat_losses import Later, flat_batches, flat_decoder, flat_losses
 from qwenft_assets.launching.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.training.decoder import FlatDecoder
@@ -73,7 +73,7 @@ def losses_by_model(
     Args:
         model: The PeftModel, with the champion beside it where `who` names it.
         rows: To be read.
-        batch_tokens: Of a batch, with padding.
+        batch_tokens: Of a batch, with padding where there is any.
         who: Of BASE, ADAPTER and CHAMPION.
         report_progress: Called after each batch.
         ranks: The processes that share the rows.
@@ -86,7 +86,8 @@ def losses_by_model(
     adapters = [PEFT_NAMES[name] for name in who if name != BASE] or [PEFT_NAMES[ADAPTER]]
     decoder = flat_decoder(model, adapters) if wanted else None
     own = ranks.share(lengths_of(rows))
-    batches = [*batches_by_length([rows[n] for n in own], batch_tokens)]
+    cut = partial(flat_batches, decoder) if decoder else batches_by_length
+    batches = [*cut([rows[n] for n in own], batch_tokens)]
     room = Room()
     idle = ranks.largest(len(batches)) - len(batches) if together else 0
 

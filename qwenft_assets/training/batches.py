@@ -35,6 +35,9 @@ class SharedStart:
     """int32, (rows + 1,)."""
     key_lengths: tuple[int, ...]
     """Tokens that each row sees."""
+    counted_of_rows: npt.NDArray[np.int64]
+    """Row after row, which of the batch's counted positions are the row's: of the start, all have the
+    same."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,9 @@ class FlatBatch:
     lengths: tuple[int, ...]
     """Tokens of each row."""
     counted: "torch.Tensor"
-    """int64, (counted tokens,): the positions that predict a token the loss looks at, row after row.
-    Made on the CPU: to ask the GPU for it would make the step wait in its middle."""
+    """int64, (counted tokens,): the positions that predict a token the loss looks at, row after row,
+    or each once where rows share a start. Made on the CPU: to ask the GPU for it would make the step
+    wait in its middle."""
     targets: "torch.Tensor"
     """int64, (counted tokens,): what they should predict, the next token of their own row."""
     shared: SharedStart | None = None
@@ -92,14 +96,16 @@ def flatten(
 
     ids = np.concatenate([rows[0].input_ids[:shared_tokens], *rests])
     positions = np.concatenate([start, *(np.arange(shared_tokens, len(row)) for row in places)])
+    predictions = np.array([np.concatenate(counted), np.concatenate(targets)])
     row_starts, shared = rest_starts, None
     if shared_tokens:
+        predictions, of_rows = np.unique(predictions, axis=1, return_inverse=True)
         row_starts, seen = np.concatenate([[0], rest_starts]), [start, *places]
         key_lengths = tuple(map(len, seen))
         key_starts = on_device(np.cumsum([0, *key_lengths]), torch.int32)
-        shared = SharedStart(on_device(np.concatenate(seen)), key_starts, key_lengths)
+        shared = SharedStart(on_device(np.concatenate(seen)), key_starts, key_lengths, of_rows)
     input_ids, position_ids = on_device([ids, positions]).unbind()
-    predicting, predicted = on_device([np.concatenate(counted), np.concatenate(targets)]).unbind()
+    predicting, predicted = on_device(predictions).unbind()
     lengths = tuple(np.diff(row_starts).tolist())
     starts = on_device(row_starts, torch.int32)
     return FlatBatch(input_ids, position_ids, starts, lengths, predicting, predicted, shared)
@@ -108,9 +114,9 @@ def flatten(
 def common_start(rows: Sequence[TokenRow]) -> int:
     """How many tokens at the start of all rows are the same, and leave something of each.
 
-    0 where there is nothing to save: too few, or a single row.
+    0 where there is nothing to save: too few tokens, or rows.
     """
-    if len(rows) == 1:
+    if not rows[1:]:
         return 0
     ids = [row.input_ids for row in rows]
     first, last = min(ids), max(ids)  # what the ends of the order have in common, all have

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from qwenft_assets.config import LoraConfig
-from qwenft_assets.evaluation.flat_losses import flat_losses
+from qwenft_assets.evaluation.flat_losses import flat_batches, flat_losses
 from qwenft_assets.training import attention
 from qwenft_assets.training.decoder import FlatDecoder
 from qwenft_assets.training.engines.peft import add_lora, load_base
@@ -59,6 +59,23 @@ def test_a_start_that_rows_share_is_computed_once(model):
 
 def test_rows_that_begin_differently_are_computed_whole(model):
     assert read(model, token_rows(30, 12, 47)) == [30 + 12 + 47]
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_tokens", "expected"),
+    [
+        (ROWS, 20 + 47 + 30, [[2, 0], [1]]),
+        (ROWS, 20 + 47 + 30 - 1, [[2], [0, 1]]),
+        (token_rows(30, 12, 47), 47 + 30, [[2, 0], [1]]),
+        (ROWS, 1, [[2], [0], [1]]),
+        ([], 100, []),
+    ],
+)
+def test_a_batch_holds_what_it_computes_and_a_shared_start_once(
+    model, rows, batch_tokens, expected
+):
+    decoder = FlatDecoder(model, weights="fp32")
+    assert list(flat_batches(decoder, rows, batch_tokens)) == expected
 
 
 def test_nothing_is_shared_where_the_kernel_counts_from_the_start(model, monkeypatch):

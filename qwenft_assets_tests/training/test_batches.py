@@ -50,12 +50,16 @@ def test_a_start_that_rows_share_is_laid_once_and_seen_by_each():
     assert batch.shared.keys.tolist() == [0, 1, 2, *(0, 1, 2, 3, 4), *(0, 1, 2, 5, 6, 7)]
     assert batch.shared.key_starts.tolist() == [0, 3, 8, 14]
     assert batch.shared.key_lengths == (3, 5, 6)
-    # The last token of the start predicts another one in each row.
-    assert batch.counted.tolist() == [*(0, 1, 2, 3), *(0, 1, 2, 5, 6)]
-    assert batch.targets.tolist() == [*(8, 9, 10, 11), *(8, 9, 12, 13, 14)]
+    # The last token of the start predicts another one in each row, those before it the same.
+    assert batch.counted.tolist() == [0, 1, 2, 2, 3, 5, 6]
+    assert batch.targets.tolist() == [8, 9, 10, 12, 11, 13, 14]
+    of_rows = batch.targets[batch.shared.counted_of_rows].tolist()
+    assert of_rows == [*rows[0].input_ids[1:], *rows[1].input_ids[1:]]
     answers = flatten(rows, "answer", shared_tokens=3)
     assert answers.counted.tolist() == [3, 5, 6]
     assert answers.targets.tolist() == [11, 13, 14]
+    assert answers.shared is not None
+    assert answers.shared.counted_of_rows.tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
