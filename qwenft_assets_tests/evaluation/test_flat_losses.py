@@ -7,6 +7,7 @@ import pytest
 
 from qwenft_assets.config import LoraConfig
 from qwenft_assets.evaluation.flat_losses import flat_batches, flat_losses
+from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model
 from qwenft_assets.training import attention
 from qwenft_assets.training.decoder import FlatDecoder
 from qwenft_assets.training.engines.peft import add_lora, load_base
@@ -76,6 +77,19 @@ def test_a_batch_holds_what_it_computes_and_a_shared_start_once(
 ):
     decoder = FlatDecoder(model, weights="fp32")
     assert list(flat_batches(decoder, rows, batch_tokens)) == expected
+
+
+@pytest.mark.parametrize(("flat", "batches"), [(True, 2), (False, 3)])
+def test_the_room_of_a_batch_is_padding_only_where_there_is_any(model, flat, batches):
+    reports: list[float] = []
+
+    def report(done: float, total: int, note: str = "") -> None:
+        assert (total, note) == (len(ROWS), "held-out rows")
+        reports.append(done)
+
+    losses_by_model(model, ROWS, 20 + 47 + 30, (BASE, ADAPTER), report, flat=flat)
+    assert len(reports) == batches
+    assert reports[-1] == len(ROWS)
 
 
 def test_nothing_is_shared_where_the_kernel_counts_from_the_start(model, monkeypatch):
