@@ -54,9 +54,9 @@ class FlatBatch:
     lengths: tuple[int, ...]
     """Tokens of each row."""
     counted: "torch.Tensor"
-    """int64, (counted tokens,): the positions that predict a token the loss looks at, row after row,
-    or each once where rows share a start. Made on the CPU: to ask the GPU for it would make the step
-    wait in its middle."""
+    """int64, (counted tokens,): the positions that predict a token the loss looks at, row after row.
+    Where rows share a start, each prediction once. Made on the CPU: to ask the GPU for it would make
+    the step wait in its middle."""
     targets: "torch.Tensor"
     """int64, (counted tokens,): what they should predict, the next token of their own row."""
     shared: SharedStart | None = None
