@@ -152,7 +152,7 @@ def ours(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
 def difference_from_the_own_forward(model: Any, rows: list[TokenRow], batch_tokens: int) -> float:
     """Relative difference of summed losses from those of the model's own padded forward."""
     flat, own = (
-        losses_by_model(model, rows, batch_tokens, WHO, flat=flat) for flat in (None, False)
+        losses_by_model(model, rows, batch_tokens, WHO, flat=flat) for flat in (True, False)
     )
     sums = [[sum(loss.full.nll for loss in found[name]) for found in (flat, own)] for name in WHO]
     return max(abs(found / expected - 1) for found, expected in sums)
