@@ -32,7 +32,7 @@ test: install ## Run the tests, on two cores: each file in one process, the week
 
 faults: install ## Kill, starve and corrupt runs, and see them recover: some minutes
 	$(BIN)/python -m pytest -m 'faults or not gpu and not network' qwenft_assets_tests/faults
-	$(BIN)/python -m pytest -m faults qwenft_assets_tests/launching
+	$(BIN)/python -m pytest -m faults qwenft_assets_tests/processes
 
 lint: install ## Check format, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -27,15 +27,15 @@ sys.path.insert(0, str(ROOT))
 from qwenft_assets.config import DecodingConfig, LoraConfig, TrainingConfig  # noqa: E402
 from qwenft_assets.inference.generate import generation_options  # noqa: E402
 from qwenft_assets.inference.load import answering_model  # noqa: E402
-from qwenft_assets.storage import Storage  # noqa: E402
-from qwenft_assets.text.chatml import render_prompt  # noqa: E402
-from qwenft_assets.training.base_model import fetch_base_model, find_base_model  # noqa: E402
-from qwenft_assets.training.engines.peft import (  # noqa: E402
+from qwenft_assets.model.base import fetch_base_model, find_base_model  # noqa: E402
+from qwenft_assets.model.engines.peft import (  # noqa: E402
     add_lora,
     load_adapter,
     load_base,
     load_tokenizer,
 )
+from qwenft_assets.storage.root import Storage  # noqa: E402
+from qwenft_assets.text.chatml import render_prompt  # noqa: E402
 
 VARIANTS = ("transformers", "qwenft", "unsloth")
 TOPIC = "Explain how a low-dropout regulator rejects the noise of its supply, case {}. "

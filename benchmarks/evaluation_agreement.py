@@ -33,18 +33,18 @@ from qwenft_assets.config import LoraConfig, TrainingConfig  # noqa: E402
 from qwenft_assets.evaluation.flat_losses import flat_losses  # noqa: E402
 from qwenft_assets.evaluation.losses import ADAPTER, PEFT_NAMES  # noqa: E402
 from qwenft_assets.mixture.build import MixedRow  # noqa: E402
-from qwenft_assets.rows import make_row  # noqa: E402
-from qwenft_assets.storage import Storage  # noqa: E402
-from qwenft_assets.training.base_model import fetch_base_model, find_base_model  # noqa: E402
-from qwenft_assets.training.decoder import FlatDecoder  # noqa: E402
-from qwenft_assets.training.engines.peft import (  # noqa: E402
+from qwenft_assets.model.base import fetch_base_model, find_base_model  # noqa: E402
+from qwenft_assets.model.decoder import FlatDecoder  # noqa: E402
+from qwenft_assets.model.engines.peft import (  # noqa: E402
     add_lora,
     load_adapter,
     load_base,
     load_tokenizer,
 )
-from qwenft_assets.training.loss import SpanLosses, span_losses  # noqa: E402
-from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
+from qwenft_assets.model.loss import SpanLosses, span_losses  # noqa: E402
+from qwenft_assets.model.tokens import TokenRow, tokenize_rows  # noqa: E402
+from qwenft_assets.rows import make_row  # noqa: E402
+from qwenft_assets.storage.root import Storage  # noqa: E402
 
 BUNDLED = PROJECT_ROOT / ("data/samples/qiaojin/PubMedQA/pqa_labeled/train-00000-of-00001.parquet")
 BATCH_ROWS = (1, 3, 8, 32)

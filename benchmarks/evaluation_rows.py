@@ -13,10 +13,10 @@ from evaluation_agreement import read_rows  # noqa: E402
 from transformers import AutoConfig  # noqa: E402, TID253
 
 from qwenft_assets.config import TrainingConfig  # noqa: E402
+from qwenft_assets.model.batches import common_start  # noqa: E402
+from qwenft_assets.model.engines.peft import load_tokenizer  # noqa: E402
+from qwenft_assets.model.tokens import TokenRow, tokenize_rows  # noqa: E402
 from qwenft_assets.text.chatml import render_prompt  # noqa: E402
-from qwenft_assets.training.batches import common_start  # noqa: E402
-from qwenft_assets.training.engines.peft import load_tokenizer  # noqa: E402
-from qwenft_assets.training.tokens import TokenRow, tokenize_rows  # noqa: E402
 
 
 def random_rows(

@@ -38,10 +38,10 @@ from evaluation_rows import make_rows, random_rows  # noqa: E402
 from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
 
 from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model  # noqa: E402
-from qwenft_assets.training.batches import common_start  # noqa: E402
-from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
-from qwenft_assets.training.tokens import TokenRow  # noqa: E402
+from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model, using_adapter_of  # noqa: E402
+from qwenft_assets.model.batches import common_start  # noqa: E402
+from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
+from qwenft_assets.model.tokens import TokenRow  # noqa: E402
 
 WHO = (BASE, ADAPTER)
 ORIGINALS = ("unsloth", "trl")
@@ -89,7 +89,7 @@ def trainer_evaluate(model: Any, rows: list[TokenRow], *, on_gpu: bool, folder: 
     trainer.remove_callback(PrinterCallback)
     losses = []
     for who in WHO:
-        with acting_as(model, who):
+        with using_adapter_of(model, who):
             losses.append(trainer.evaluate()["eval_loss"])
     return losses[-1]
 
@@ -136,7 +136,7 @@ def sft_evaluate(
     def evaluate(some: list[TokenRow]) -> float:
         losses = []
         for who in WHO:
-            with acting_as(trainer.model, who):
+            with using_adapter_of(trainer.model, who):
                 losses.append(trainer.evaluate(dataset(some))["eval_loss"])
         return losses[-1]
 

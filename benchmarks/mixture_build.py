@@ -28,10 +28,11 @@ from qwenft_assets.config import Config, SourceName
 from qwenft_assets.config_file import load_config
 from qwenft_assets.mixture import build, selection, verification
 from qwenft_assets.mixture.lengths import report_lengths
+from qwenft_assets.model.row_lengths import row_lengths
 from qwenft_assets.rows import InstructionRow, make_row, rows_to_table, rows_version
 from qwenft_assets.sources.sample import sample_source, settings_version
-from qwenft_assets.storage import Storage, read_parquet, sha256_of_file, write_json, write_parquet
-from qwenft_assets.training.row_lengths import row_lengths
+from qwenft_assets.storage.files import read_parquet, sha256_of_file, write_json, write_parquet
+from qwenft_assets.storage.root import Storage
 
 SHARE_OF_CANDIDATES: dict[SourceName, float] = {
     "local_reports": 0.04,

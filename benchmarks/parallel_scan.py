@@ -34,9 +34,9 @@ from typing import Any
 import pyarrow as pa
 from stackexchange_scan import SOURCE, config_of, generate
 
-from qwenft_assets.launching.ray_cluster import connected
+from qwenft_assets.processes.ray_cluster import connected
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 
 WAYS = ("one_core", "one", "two", "two_by_ray")
 SCANS = ("first", "next")

@@ -68,11 +68,11 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     import torch
 
     from qwenft_assets.config_file import load_config
-    from qwenft_assets.training.engines.peft import add_lora, load_base
+    from qwenft_assets.model.engines.peft import add_lora, load_base
+    from qwenft_assets.model.memory import CONTEXT_GIB, shape_of
+    from qwenft_assets.model.tokens import TokenRow
     from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
-    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
-    from qwenft_assets.training.tokens import TokenRow
     from qwenft_assets.training.train import silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 

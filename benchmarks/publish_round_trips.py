@@ -19,10 +19,10 @@ from typing import Any
 
 from qwenft_assets.config_file import load_config
 from qwenft_assets.inference.load import resolve_adapter
+from qwenft_assets.model.base import fetch_base_model, find_base_model
 from qwenft_assets.release.registry import read_champion
-from qwenft_assets.storage import Storage
-from qwenft_assets.training.base_model import fetch_base_model, find_base_model
-from qwenft_assets_tests.release.publishing.round_trips import (
+from qwenft_assets.storage.root import Storage
+from qwenft_assets_tests.publishing.round_trips import (
     answers,
     places,
     round_trip,

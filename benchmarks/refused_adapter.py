@@ -38,13 +38,8 @@ from qwenft_assets.mixture.split import EVAL, TRAIN  # noqa: E402
 from qwenft_assets.progress import progress_bar  # noqa: E402
 from qwenft_assets.release.registry import read_champion, release_adapter  # noqa: E402
 from qwenft_assets.rows import short_hash  # noqa: E402
-from qwenft_assets.storage import (  # noqa: E402
-    Storage,
-    read_json,
-    read_parquet,
-    write_json,
-    write_parquet,
-)
+from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet  # noqa: E402
+from qwenft_assets.storage.root import Storage  # noqa: E402
 from qwenft_assets.training.job import TrainingJob, plan_training  # noqa: E402
 from qwenft_assets.training.train import train  # noqa: E402
 
@@ -55,7 +50,7 @@ from pathlib import Path
 from qwenft_assets.config import Config
 from qwenft_assets.evaluation.job import EvaluationJob
 from qwenft_assets.release import registry
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage  # noqa: E402
 
 registry.write_json = lambda path, value: os.kill(os.getpid(), signal.SIGKILL)
 config, job = (Config.model_validate_json(sys.argv[1]), EvaluationJob.model_validate_json(sys.argv[2]))

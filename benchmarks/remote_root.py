@@ -16,8 +16,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from qwenft_assets.integrity import check_artifacts
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.integrity import check_artifacts
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.faults.random_kills import content_of
 from qwenft_assets_tests.loopback_s3 import BUCKET, LoopbackS3, serving_s3
 

@@ -34,7 +34,7 @@ import pyarrow.parquet as pq
 from qwenft_assets.config import Config
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.sources.stackexchange import REPO_ID, shipped_keywords
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 
 SOURCE = "stackexchange_ic"
 SITES = ("electronics.stackexchange.com", "dsp.stackexchange.com")

@@ -32,14 +32,14 @@ from train_throughput import mixed_rows  # noqa: E402
 
 from qwenft_assets.config import TrainingConfig  # noqa: E402
 from qwenft_assets.config_file import load_config  # noqa: E402
+from qwenft_assets.model.base import convert_gguf  # noqa: E402
+from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
+from qwenft_assets.model.memory import shape_of  # noqa: E402
+from qwenft_assets.model.tokens import tokenize_rows  # noqa: E402
 from qwenft_assets.text.chatml import render_training_text  # noqa: E402
-from qwenft_assets.training.base_model import convert_gguf  # noqa: E402
-from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.training.forward_passes import mean_loss  # noqa: E402
 from qwenft_assets.training.history import LossHistory  # noqa: E402
 from qwenft_assets.training.loading import plan_on_gpu  # noqa: E402
-from qwenft_assets.training.memory import shape_of  # noqa: E402
-from qwenft_assets.training.tokens import tokenize_rows  # noqa: E402
 from qwenft_assets.training.train import silence_libraries  # noqa: E402
 from qwenft_assets.training.trainer import make_trainer  # noqa: E402
 

@@ -89,12 +89,12 @@ def measure(options: argparse.Namespace) -> None:
     from transformers import set_seed
 
     from qwenft_assets.config_file import load_config
-    from qwenft_assets.launching.ranks import joined
-    from qwenft_assets.training.batches import pack_best_fit
-    from qwenft_assets.training.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.model.batches import pack_best_fit
+    from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer
+    from qwenft_assets.model.memory import CONTEXT_GIB, shape_of
+    from qwenft_assets.model.tokens import tokenize_rows
+    from qwenft_assets.processes.ranks import process_group
     from qwenft_assets.training.loading import plan_on_gpu
-    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
-    from qwenft_assets.training.tokens import tokenize_rows
     from qwenft_assets.training.train import silence_libraries
 
     silence_libraries()
@@ -118,7 +118,7 @@ def measure(options: argparse.Namespace) -> None:
         needed = round(a_step * steps)
         return (rows * (needed // len(rows) + 1))[:needed]
 
-    with joined(options.device) as ranks:
+    with process_group(options.device) as ranks:
         set_seed(settings.seed)
         model = add_lora(load_base(options.model, settings.weights, options.device), settings.lora)
         fresh = [p.detach().clone() for p in model.parameters() if p.requires_grad]
@@ -145,7 +145,7 @@ def measure(options: argparse.Namespace) -> None:
         set_seed(settings.seed)
         figures["losses"] = losses(model, rows_for(COMPARED_STEPS), rows[:16], quiet, plan, ranks)
         figures["device"] = torch.cuda.get_device_name() if on_gpu else "cpu"
-        if ranks.is_first:
+        if ranks.is_main_process:
             print(json.dumps(figures), flush=True)
 
 
@@ -167,7 +167,7 @@ def timed(
         began = time.monotonic()
         trainer.train()
         seconds, tokens = time.monotonic() - began, history.train_tokens
-        ranks.wait()
+        ranks.barrier()
     if steps:
         warm = warm_steps(len(steps))
         seconds, tokens = steps[-1][0] - steps[warm][0], steps[-1][1] - steps[warm][1]
@@ -185,7 +185,7 @@ def losses(
         trainer = trainer_of(model, train, held_out, settings, plan, ranks, history, Path(folder))
         trainer.args.logging_steps = 1
         trainer.train()
-        ranks.wait()
+        ranks.barrier()
     return [round(loss, 5) for _, loss in history.train]
 
 
@@ -208,7 +208,7 @@ def trainer_of(
         held_out,
         settings,
         # One folder for all, as in a run: the first process's.
-        ranks.told(folder),
+        ranks.broadcast(folder),
         plan=plan,
         history=history,
         report_progress=lambda *_: None,

@@ -86,7 +86,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         HF_HUB_OFFLINE="1", PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", TQDM_DISABLE="1"
     )
     from qwenft_assets.config_file import load_config
-    from qwenft_assets.training.engines import engine_named, engine_of
+    from qwenft_assets.model.engines import engine_named, engine_of
 
     file, changes = OURS[options.child]
     changes = changes | {"epochs": 1, "evaluate_every_steps": 10_000, "warmup_steps": 5}
@@ -95,12 +95,12 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     engine.start("cuda")  # before anything that it patches
     import torch
 
-    from qwenft_assets.training.batches import pack_best_fit
-    from qwenft_assets.training.engines.peft import load_tokenizer
+    from qwenft_assets.model.batches import pack_best_fit
+    from qwenft_assets.model.engines.peft import load_tokenizer
+    from qwenft_assets.model.memory import CONTEXT_GIB, shape_of
+    from qwenft_assets.model.tokens import tokenize_rows
     from qwenft_assets.training.history import LossHistory
     from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
-    from qwenft_assets.training.memory import CONTEXT_GIB, shape_of
-    from qwenft_assets.training.tokens import tokenize_rows
     from qwenft_assets.training.train import silence_libraries
     from qwenft_assets.training.trainer import make_trainer
 

@@ -23,11 +23,11 @@ from qwenft_assets.config import (
 )
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
-from qwenft_assets.locking import hold_gpu
-from qwenft_assets.staging import require_writable
-from qwenft_assets.storage import Storage
-from qwenft_assets.training.device import Device, find_gpus, resolve_device
-from qwenft_assets.worker_process import WorkerProcess
+from qwenft_assets.model.device import Device, find_gpus, resolve_device
+from qwenft_assets.processes.parent import WorkerProcess
+from qwenft_assets.storage.locking import hold_gpu
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import require_writable
 
 
 class ProjectResource(dg.ConfigurableResource):

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from qwenft_assets.storage import Storage, write_json
+from qwenft_assets.storage.files import write_json
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.tiny_adapter import RECIPE, write_tiny_adapter
 from qwenft_assets_tests.tiny_model import write_tiny_model

@@ -3,12 +3,13 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.config_file import load_config
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import REBUILD, SAMPLE, Deployment, make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
@@ -50,6 +51,27 @@ def base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base") / "tiny-qwen2"
     write_tiny_model(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(base_model: Path) -> Path:
+    """Folder of a random fp32 Qwen2 with its tokenizer."""
+    return base_model
+
+
+@pytest.fixture(scope="session")
+def tokenizer(tiny_model: Path) -> Any:
+    from qwenft_assets.model.engines.peft import load_tokenizer
+
+    return load_tokenizer(tiny_model)
+
+
+@pytest.fixture(scope="session")
+def base(tiny_model: Path) -> Any:
+    """The tiny model in fp32, without an adapter; not to be changed."""
+    from qwenft_assets.model.engines.peft import load_base
+
+    return load_base(tiny_model, "fp32", "cpu").eval()
 
 
 @pytest.fixture(scope="session")

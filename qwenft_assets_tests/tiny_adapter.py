@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.storage import Storage, write_json
-from qwenft_assets.training.base_model import find_base_model
+from qwenft_assets.model.base import find_base_model
+from qwenft_assets.storage.files import write_json
+from qwenft_assets.storage.root import Storage
 
 RECIPE = "small"
 
@@ -14,7 +15,7 @@ def write_tiny_adapter(storage: Storage, base_folder: Path, version: str, seed: 
     import peft
     import torch
 
-    from qwenft_assets.training.engines.peft import load_base, load_tokenizer
+    from qwenft_assets.model.engines.peft import load_base, load_tokenizer
 
     torch.manual_seed(seed)
     lora = peft.LoraConfig(

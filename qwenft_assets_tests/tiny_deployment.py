@@ -4,8 +4,9 @@ from pathlib import Path
 
 from qwenft_assets.config import Config, DecodingConfig, TrainingConfig
 from qwenft_assets.inference.load import AnsweringModels
-from qwenft_assets.storage import Storage, write_json
-from qwenft_assets.training.device import Device
+from qwenft_assets.model.device import Device
+from qwenft_assets.storage.files import write_json
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.tiny_adapter import RECIPE, write_tiny_adapter
 from qwenft_assets_tests.tiny_model import write_tiny_model
 

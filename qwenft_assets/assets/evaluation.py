@@ -34,8 +34,8 @@ from qwenft_assets.resources import (
     recipe_of_partition,
 )
 from qwenft_assets.rows import short_hash
-from qwenft_assets.staging import address, delivering, fetch
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import address, delivering, fetch
 from qwenft_assets.training.job import plan_training
 
 PART_COLUMNS = (

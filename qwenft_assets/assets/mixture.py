@@ -10,9 +10,9 @@ from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
     count_table,
-    dropped_in_words,
     dropped_of,
     first_rows,
+    format_dropped,
     one_line_failures,
     picture,
     record_table,
@@ -29,12 +29,12 @@ from qwenft_assets.mixture.lengths import (
     report_lengths,
 )
 from qwenft_assets.mixture.verification import verify_mixture
+from qwenft_assets.model.row_lengths import RowLengths, row_lengths
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.resources import ProjectResource, recipe_of_partition
-from qwenft_assets.staging import address, delivering, fetch_below
-from qwenft_assets.storage import MIXTURE_FILE, Storage
-from qwenft_assets.training.row_lengths import RowLengths, row_lengths
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
+from qwenft_assets.storage.staging import address, delivering, fetch_below
 
 CHECKS = {
     "schema_valid": "Each line holds exactly instruction, input and output, as text.",
@@ -136,7 +136,7 @@ def _log(context: dg.AssetExecutionContext, recipe: str, report: MixtureReport) 
         manifest["rows"],
         manifest["train_rows"],
         manifest["eval_rows"],
-        "unchanged" if report.reused else f"dropped {dropped_in_words(manifest)}",
+        "unchanged" if report.reused else f"dropped {format_dropped(manifest)}",
     )
     for source, missing in manifest["shortfall"].items():
         context.log.warning(

@@ -6,7 +6,7 @@ from qwenft_assets.assets.release import release
 from qwenft_assets.assets.reporting import OWNERS, one_line_failures, record_table
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.partitions import RECIPES
-from qwenft_assets.release.publishing.publish import prepare
+from qwenft_assets.publishing.publish import prepare
 from qwenft_assets.resources import ProjectResource, recipe_of_partition
 
 CODE_VERSION = "1"

@@ -26,8 +26,8 @@ from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
 from qwenft_assets.rows import short_hash
-from qwenft_assets.staging import address, delivering, fetch, fetch_overview
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import address, delivering, fetch, fetch_overview
 from qwenft_assets.training.job import plan_training
 
 CODE_VERSION = "2"

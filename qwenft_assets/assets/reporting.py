@@ -101,7 +101,7 @@ def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def dropped_in_words(manifest: Mapping[str, Any]) -> str:
+def format_dropped(manifest: Mapping[str, Any]) -> str:
     """The same counts in one line; `none` where nothing was dropped."""
     return ", ".join(f"{reason} {n}" for reason, n in dropped_of(manifest).items() if n) or "none"
 

@@ -13,9 +13,9 @@ from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
     count_table,
-    dropped_in_words,
     dropped_of,
     first_rows,
+    format_dropped,
     in_context,
     one_line_failures,
     record_table,
@@ -24,7 +24,7 @@ from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import also_logged, progress_bar
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
-from qwenft_assets.staging import address, delivering
+from qwenft_assets.storage.staging import address, delivering
 
 SHOWN_HITS = 10
 
@@ -98,7 +98,7 @@ def source_sample(
 
 def _summary(report: SampleReport) -> str:
     manifest = report.manifest
-    state = "unchanged, nothing read" if report.reused else f"dropped {dropped_in_words(manifest)}"
+    state = "unchanged, nothing read" if report.reused else f"dropped {format_dropped(manifest)}"
     return f"source_sample {manifest['source']}: {manifest['rows']} rows ({state})"
 
 

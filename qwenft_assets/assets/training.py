@@ -16,8 +16,8 @@ from qwenft_assets.resources import (
     WorkerResource,
     recipe_of_partition,
 )
-from qwenft_assets.staging import address, delivering, fetch
-from qwenft_assets.storage import sha256_of_file
+from qwenft_assets.storage.files import sha256_of_file
+from qwenft_assets.storage.staging import address, delivering, fetch
 from qwenft_assets.training.feasibility import in_one_line, require_feasible
 from qwenft_assets.training.job import (
     CODE_VERSION,

@@ -9,7 +9,7 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.rebuilds.notices import FailureNotice, notifiers, without_secrets
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.resources import ProjectResource
-from qwenft_assets.staging import fetch_below
+from qwenft_assets.storage.staging import fetch_below
 
 
 def make_failure_sensor(settings: AutomationConfig) -> dg.SensorDefinition:

@@ -12,7 +12,7 @@ from qwenft_assets.config import AutomationConfig, RecipeName
 from qwenft_assets.rebuilds.standing import standing
 from qwenft_assets.rebuilds.upstream import sources_of_recipe, survey
 from qwenft_assets.resources import ProjectResource
-from qwenft_assets.staging import fetch_overview
+from qwenft_assets.storage.staging import fetch_overview
 
 
 def make_schedules(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:

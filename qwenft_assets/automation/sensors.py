@@ -23,8 +23,9 @@ from qwenft_assets.config import SOURCE_NAMES, AutomationConfig, Config, RecipeN
 from qwenft_assets.rebuilds.upstream import SourceState, source_state, sources_of_recipe
 from qwenft_assets.resources import ProjectResource
 from qwenft_assets.sources.registry import repositories
-from qwenft_assets.staging import fetch_below
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch_below
 
 
 def make_sensors(settings: AutomationConfig) -> list[dg.SensorDefinition]:

@@ -67,7 +67,7 @@ def answering_models(config: Config, recipe: RecipeName, adapter: str | None) ->
         AdapterError: There is no such adapter; said before anything heavy is loaded.
     """
     from qwenft_assets.inference.load import AnsweringModels, resolve_adapter
-    from qwenft_assets.training.device import find_gpus, resolve_device
+    from qwenft_assets.model.device import find_gpus, resolve_device
     from qwenft_assets.training.train import silence_libraries
 
     storage = storage_of(config)

@@ -19,10 +19,10 @@ from rich.table import Table
 from qwenft_assets.cli.options import ConfigOption, JsonOption, load, storage_of, use_dagster_home
 from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
-from qwenft_assets.integrity import check_artifacts
 from qwenft_assets.progress import progress_bar
-from qwenft_assets.staging import fetch_below, require_writable
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.integrity import check_artifacts
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch_below, require_writable
 
 MIN_FREE_DISK_GIB = {"demo": 2.0}
 MIN_FREE_DISK_GIB_OTHER = 40.0
@@ -123,7 +123,7 @@ def _config(config: Config) -> str:
 
 
 def _device(config: Config) -> str:
-    from qwenft_assets.training.device import find_gpus, resolve_device
+    from qwenft_assets.model.device import find_gpus, resolve_device
 
     gpus = find_gpus()
     device = resolve_device(config.training, config.training.device, gpus)
@@ -134,8 +134,8 @@ def _device(config: Config) -> str:
 
 
 def _engine(config: Config) -> str:
-    from qwenft_assets.training.device import find_gpus
-    from qwenft_assets.training.engines import require_engine
+    from qwenft_assets.model.device import find_gpus
+    from qwenft_assets.model.engines import require_engine
 
     wanted = config.training.device
     on_gpu = wanted == "cuda" or (wanted == "auto" and bool(find_gpus()))
@@ -143,7 +143,7 @@ def _engine(config: Config) -> str:
 
 
 def _base_model(config: Config) -> str:
-    from qwenft_assets.training.base_model import find_base_model
+    from qwenft_assets.model.base import find_base_model
 
     base = find_base_model(config.training, storage_of(config))
     return f"{base.name} at {base.revision[:24]}"

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from qwenft_assets.locking import is_alive
+from qwenft_assets.storage.locking import is_alive
 
 PROCESS_TAG = "qwenft/process"
 """Of a run: host and process that executes it. Dagster itself watches only runs that it launched."""
@@ -80,7 +80,7 @@ def _watch(instance: Any, run_id: str, signals: int, done: threading.Event) -> N
             _leave(instance, run_id)
         if time.monotonic() - last_line >= SECONDS_BETWEEN_LINES:
             last_line = time.monotonic()
-            holders = ", ".join(_in_words(instance, slot) for slot in queue.claimed_slots)
+            holders = ", ".join(_format_holder(instance, slot) for slot in queue.claimed_slots)
             print(f"· waiting for the GPU, held by {holders}", file=sys.stderr, flush=True)
 
 
@@ -93,7 +93,7 @@ def _leave(instance: Any, run_id: str) -> NoReturn:
     os._exit(EXIT_INTERRUPTED)
 
 
-def _in_words(instance: Any, slot: Any) -> str:
+def _format_holder(instance: Any, slot: Any) -> str:
     record = instance.get_run_record_by_id(slot.run_id)
     if record is None:
         return f"{slot.step_key} of run {slot.run_id[:8]}"

@@ -10,7 +10,7 @@ import typer
 from qwenft_assets.config import PROJECT_ROOT, RECIPE_NAMES, Config, RecipeName, shipped
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import ConfigError
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 
 ConfigOption = Annotated[
     Path | None,

@@ -19,11 +19,11 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
-from qwenft_assets.staging import fetch_overview, require_writable
-from qwenft_assets.storage import GIB, Storage
-from qwenft_assets.training.device import GPU_ONLY_WEIGHTS, Device, find_gpus, resolve_device
-from qwenft_assets.training.engines import engine_of
-from qwenft_assets.training.feasibility import in_words, launcher_in_words, require_feasible
+from qwenft_assets.model.device import GPU_ONLY_WEIGHTS, Device, find_gpus, resolve_device
+from qwenft_assets.model.engines import engine_of
+from qwenft_assets.storage.root import GIB, Storage
+from qwenft_assets.storage.staging import fetch_overview, require_writable
+from qwenft_assets.training.feasibility import format_hours, format_launcher, require_feasible
 from qwenft_assets.training.forecast import (
     Forecast,
     Work,
@@ -146,7 +146,7 @@ def _print(
         f"a row, {work.longest_row_tokens:,} at most",
         "tokens": f"{work.train_tokens / 1e6:,.2f} M over {settings.epochs:g} x the rows",
         "steps": f"{work.steps:,} of {work.step_tokens:,.0f} tokens ({settings.batching})",
-        "launcher": launcher_in_words(config.launcher, settings.step_sequences),
+        "launcher": format_launcher(config.launcher, settings.step_sequences),
         "evaluations": f"{work.evaluations} of {work.rows_an_evaluation} rows, every {interval:,} "
         f"steps; they read {share:.1%} of the tokens trained on",
         "checkpoints": f"at each evaluation and every {settings.checkpoint_minutes:g} min; the best "
@@ -225,4 +225,4 @@ def _speed(one: Forecast | str) -> str:
 
 
 def _time(one: Forecast | str) -> str:
-    return "–" if isinstance(one, str) else in_words(one.hours)
+    return "–" if isinstance(one, str) else format_hours(one.hours)

@@ -22,7 +22,7 @@ from qwenft_assets.errors import ConfigError
 from qwenft_assets.progress import progress_bar
 
 if TYPE_CHECKING:
-    from qwenft_assets.release.publishing.publish import Publication
+    from qwenft_assets.publishing.publish import Publication
 
 
 def publish(
@@ -61,7 +61,7 @@ def publish(
         raise ConfigError(f"--target is missing. Give one of: {', '.join(TARGET_NAMES)}.")
     name = recipe_named(settings, recipe)
 
-    from qwenft_assets.release.publishing.publish import prepare
+    from qwenft_assets.publishing.publish import prepare
 
     with progress_bar("preparing") as report_progress:
         publication = prepare(

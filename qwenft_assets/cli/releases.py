@@ -22,8 +22,8 @@ from qwenft_assets.errors import ReleaseError
 from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.release import registry
 from qwenft_assets.release.history import read_history
-from qwenft_assets.staging import delivering, fetch
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import delivering, fetch
 
 releases = typer.Typer(
     help="The champion and its history; promote a version by hand, or roll back.",

@@ -30,7 +30,7 @@ from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
 from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
 from qwenft_assets.sources.registry import bundled_sources
-from qwenft_assets.staging import fetch_overview, require_writable
+from qwenft_assets.storage.staging import fetch_overview, require_writable
 from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3

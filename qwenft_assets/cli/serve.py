@@ -26,7 +26,7 @@ from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.errors import ServeError
 
 if TYPE_CHECKING:
-    from qwenft_assets.storage import Storage
+    from qwenft_assets.storage.root import Storage
 
 LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 SERVER_PACKAGES = ("fastapi", "uvicorn", "openai")
@@ -76,7 +76,7 @@ def choose_engine(wanted: str) -> Literal["vllm", "transformers"]:
     Raises:
         ServeError: It is not installed, or no such engine is known.
     """
-    from qwenft_assets.training.device import find_gpus
+    from qwenft_assets.model.device import find_gpus
 
     has_vllm = shutil.which("vllm") is not None
     if wanted == "vllm" or (wanted == "auto" and has_vllm and find_gpus()):
@@ -133,7 +133,7 @@ def _serve_by_vllm(
     api_key: str | None,
 ) -> None:
     from qwenft_assets.inference.load import require_same_base, resolve_adapter
-    from qwenft_assets.training.base_model import fetch_base_model, find_base_model
+    from qwenft_assets.model.base import fetch_base_model, find_base_model
 
     storage = storage_of(config)
     version = resolve_adapter(storage, recipe, adapter)

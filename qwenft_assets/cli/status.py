@@ -16,7 +16,7 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import Config
 from qwenft_assets.rebuilds.upstream import short
-from qwenft_assets.staging import fetch_overview
+from qwenft_assets.storage.staging import fetch_overview
 
 
 def status(

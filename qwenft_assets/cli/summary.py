@@ -10,7 +10,8 @@ from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
 from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.release.history import last_decision
 from qwenft_assets.release.registry import read_champion
-from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
 from qwenft_assets.training.job import latest_version
 
 

@@ -18,7 +18,7 @@ def verify(
 
     Example: `qwenft verify ~/Downloads/adapter-small-e8455ba9454f71a9`
     """
-    from qwenft_assets.release.publishing.manifest import verify_copy
+    from qwenft_assets.publishing.manifest import verify_copy
 
     verified = verify_copy(path)
     manifest, files = verified.manifest, len(verified.manifest["files"])

@@ -4,11 +4,11 @@ import importlib
 import importlib.util
 from typing import Any, cast
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.config import PROJECT_ROOT, EvaluationConfig
 from qwenft_assets.errors import EvaluationError
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as
+from qwenft_assets.evaluation.losses import ADAPTER, BASE, using_adapter_of
 from qwenft_assets.inference.load import LoadedModel
+from qwenft_assets.processes.child import Log
 
 Scores = dict[str, dict[str, dict[str, float]]]
 """Task, then metric, then model."""
@@ -43,7 +43,7 @@ def run_benchmarks(loaded: LoadedModel, settings: EvaluationConfig, log: Log) ->
     scores: Scores = {}
     for who in (BASE, ADAPTER):
         log(f"benchmarks {', '.join(settings.benchmarks)} of the {who}")
-        with acting_as(loaded.model, who):
+        with using_adapter_of(loaded.model, who):
             answer = lm_eval.simple_evaluate(
                 model=model,
                 tasks=list(settings.benchmarks),

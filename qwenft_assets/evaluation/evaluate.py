@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.benchmarks import run_benchmarks
 from qwenft_assets.evaluation.canaries import canary_shares
@@ -21,8 +20,8 @@ from qwenft_assets.evaluation.losses import (
     ADAPTER,
     BASE,
     CHAMPION,
-    acting_as,
     losses_by_model,
+    using_adapter_of,
 )
 from qwenft_assets.evaluation.perplexity import (
     SPANS,
@@ -34,28 +33,29 @@ from qwenft_assets.evaluation.perplexity import (
 from qwenft_assets.evaluation.pictures import draw_pictures
 from qwenft_assets.evaluation.report import render_report
 from qwenft_assets.inference.load import LoadedModel
-from qwenft_assets.launching.ranks import ALONE, Ranks
-from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
 from qwenft_assets.mixture.frozen_eval import read_frozen_eval
 from qwenft_assets.mixture.split import EVAL, TRAIN
+from qwenft_assets.model.fsdp import is_sharded
+from qwenft_assets.model.tokens import TokenRow, tokenize_mixture, tokenize_rows
+from qwenft_assets.processes.child import Log
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import rows_version, seeded_order
-from qwenft_assets.staging import delivering
-from qwenft_assets.storage import (
-    Storage,
-    atomic_folder,
+from qwenft_assets.storage.atomic_writes import atomic_folder
+from qwenft_assets.storage.files import (
     read_parquet,
     sha256_of_file,
     write_json,
     write_parquet,
     write_text,
 )
+from qwenft_assets.storage.locking import hold_device
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import delivering
 from qwenft_assets.text.chatml import render_prompt
-from qwenft_assets.training.fsdp import is_sharded
 from qwenft_assets.training.job import training_record
-from qwenft_assets.training.tokens import TokenRow, tokenize_mixture, tokenize_rows
 
 TRAINED_QUESTIONS_FILE = "trained_questions.parquet"
 
@@ -87,11 +87,11 @@ def evaluate(
     # A worker whose parent was killed may still be at it: the locks are its own.
     storage = Storage(job.storage_root, job.storage_url)
     with ExitStack() as held:
-        if ranks.is_first:
+        if ranks.is_main_process:
             held.enter_context(storage.lock(f"evaluating-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
             held.enter_context(delivering(storage, *job.makes(storage)))
-        ranks.wait()
+        ranks.barrier()
         return _evaluate(job, storage, report_progress, log, ranks)
 
 
@@ -102,15 +102,15 @@ def _evaluate(
     settings = job.settings
     loaded = load_models(job, storage, log, ranks)
     who = [BASE, ADAPTER, *([CHAMPION] if job.champion_version is not None else [])]
-    with ranks.first_one_first():  # and writes the cache of tokens
+    with ranks.main_process_first():  # and writes the cache of tokens
         held_out = read_held_out(job, loaded, storage)
     log(f"{len(held_out.tokens)} held-out rows under {', '.join(who)} {job.adapter_version}")
     rows = evaluate_rows(loaded.model, held_out, job, storage, report_progress, ranks)
     answers_alone = not is_sharded(loaded.model)
-    if answers_alone and not ranks.is_first:
+    if answers_alone and not ranks.is_main_process:
         return {}
     samples, canaries = _answers(loaded, held_out.mixed, job, who, report_progress)
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         return {}
     span, resamples, seed = job.training.supervise, settings.bootstrap_resamples, settings.seed
     result = {
@@ -248,7 +248,7 @@ def _answers(
     ]
     of_prompts, of_rows = {}, {}
     for name in who:
-        with acting_as(loaded.model, name):
+        with using_adapter_of(loaded.model, name):
             of_prompts[name], of_rows[name] = (
                 answer_greedily(loaded.model, loaded.tokenizer, texts, tokens, report_progress)
                 for texts, tokens in (

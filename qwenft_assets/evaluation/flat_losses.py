@@ -7,13 +7,13 @@ way. So the GPU never stands still while Python makes a batch or sums one up.
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.training.attention import sees_shared_starts
-from qwenft_assets.training.batches import common_start, flatten, passes
-from qwenft_assets.training.decoder import FlatDecoder, supports
-from qwenft_assets.training.device import GIB
-from qwenft_assets.training.head import losses
-from qwenft_assets.training.loss import SpanLosses, refuse_scaled_logits, spans_of
-from qwenft_assets.training.tokens import TokenRow
+from qwenft_assets.model.attention import sees_shared_starts
+from qwenft_assets.model.batches import common_start, flatten, passes
+from qwenft_assets.model.decoder import FlatDecoder, supports
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.head import losses
+from qwenft_assets.model.loss import SpanLosses, refuse_scaled_logits, spans_of
+from qwenft_assets.model.tokens import TokenRow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,7 +85,7 @@ def flat_losses(decoder: FlatDecoder, rows: Sequence[TokenRow], adapter: str | N
     import torch
 
     if adapter is not None:
-        decoder.wear(adapter)
+        decoder.use_adapter(adapter)
     device = decoder.head.device.type
     with torch.no_grad():
         batch = flatten(rows, "full", device, _shared_start(decoder, rows))

@@ -10,9 +10,9 @@ from qwenft_assets.config import PROJECT_ROOT, DecodingConfig, EvaluationConfig
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.canaries import Answer
 from qwenft_assets.inference.generate import generation_options
+from qwenft_assets.model.fsdp import is_sharded
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.storage import read_json_lines
-from qwenft_assets.training.fsdp import is_sharded
+from qwenft_assets.storage.files import read_json_lines
 
 BUNDLED_PROMPTS = Path(__file__).with_name("prompts.jsonl")
 EXAMPLE = '{"id": "...", "instruction": "...", "input": ""}'

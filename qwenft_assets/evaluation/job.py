@@ -9,10 +9,11 @@ from qwenft_assets.config import Config, EvaluationConfig, RecipeName, TrainingC
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.generations import load_prompts
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
+from qwenft_assets.model.base import BaseModelRef, base_model_here
 from qwenft_assets.rows import short_hash
-from qwenft_assets.staging import fetch
-from qwenft_assets.storage import Storage, read_json
-from qwenft_assets.training.base_model import BaseModelRef, base_model_here
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch
 from qwenft_assets.training.job import TrainingJob, require_mixture, training_record
 
 CODE_VERSION = "2"

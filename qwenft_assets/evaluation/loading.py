@@ -2,20 +2,20 @@
 
 from pathlib import Path
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.flat_losses import WORKING_GIB
 from qwenft_assets.evaluation.job import EvaluationJob
 from qwenft_assets.evaluation.losses import add_champion
 from qwenft_assets.inference.load import LoadedModel, load_model
-from qwenft_assets.launching.ranks import Ranks
-from qwenft_assets.storage import Storage
-from qwenft_assets.training.base_model import fetch_base_model
-from qwenft_assets.training.device import GIB
+from qwenft_assets.model.base import fetch_base_model
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.fsdp import shard_model
+from qwenft_assets.model.memory import fixed_gib
+from qwenft_assets.model.sharding import can_shard
+from qwenft_assets.processes.child import Log
+from qwenft_assets.processes.ranks import Ranks
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import shape_in
-from qwenft_assets.training.fsdp import shard_model
-from qwenft_assets.training.memory import fixed_gib
-from qwenft_assets.training.sharding import can_shard
 
 
 def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) -> LoadedModel:
@@ -26,7 +26,7 @@ def load_models(job: EvaluationJob, storage: Storage, log: Log, ranks: Ranks) ->
         AdapterError: The adapter or the champion does not fit the base model.
     """
     device = "cuda" if job.device == "cuda" else "cpu"
-    with ranks.first_one_first():  # it fetches the base model, the others find it there
+    with ranks.main_process_first():  # it fetches the base model, the others find it there
         base_folder = fetch_base_model(job.base, storage)
     sharded = must_shard(job, base_folder, ranks)
     if sharded and job.settings.benchmarks:

@@ -11,13 +11,13 @@ from typing import Any, TypeVar, cast
 
 from qwenft_assets.errors import AdapterError, DeviceError
 from qwenft_assets.evaluation.flat_losses import Later, flat_batches, flat_decoder, flat_losses
-from qwenft_assets.launching.ranks import ALONE, Ranks
+from qwenft_assets.model.decoder import FlatDecoder
+from qwenft_assets.model.fsdp import is_sharded
+from qwenft_assets.model.loss import SpanLosses, batches_by_length, span_losses
+from qwenft_assets.model.tokens import TokenRow, lengths_of
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.training.decoder import FlatDecoder
-from qwenft_assets.training.fsdp import is_sharded
-from qwenft_assets.training.loss import SpanLosses, batches_by_length, span_losses
 from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
-from qwenft_assets.training.tokens import TokenRow, lengths_of
 
 Item = TypeVar("Item")
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"
@@ -43,7 +43,7 @@ def add_champion(model: Any, folder: Path) -> None:
 
 
 @contextmanager
-def acting_as(model: Any, who: str) -> Iterator[None]:
+def using_adapter_of(model: Any, who: str) -> Iterator[None]:
     """The PeftModel as the base (adapters switched off), the adapter, or the champion."""
     if who == BASE:
         with model.disable_adapter():
@@ -125,7 +125,7 @@ def _one_behind(items: Iterator[Item]) -> Iterator[Item]:
 def _read(model: Any, decoder: FlatDecoder | None, name: str, batch: Sequence[TokenRow]) -> Later:
     if decoder is not None:
         return flat_losses(decoder, batch, None if name == BASE else PEFT_NAMES[name])
-    with acting_as(model, name):
+    with using_adapter_of(model, name):
         losses = span_losses(model, batch)
     return lambda: losses
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.bootstrap import paired_interval
-from qwenft_assets.training.loss import RowLoss, SpanLosses
+from qwenft_assets.model.loss import RowLoss, SpanLosses
 
 SPANS = ("full", "answer")
 LENGTH_EDGES = (128, 256, 512, 1_024, 2_048, 4_096)

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from qwenft_assets.child_process import Log, run_job
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import EvaluationJob
-from qwenft_assets.launching.ranks import joined
+from qwenft_assets.processes.child import Log, run_job
+from qwenft_assets.processes.ranks import process_group
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.training.train import silence_libraries
 
@@ -16,8 +16,8 @@ def work(job: EvaluationJob, log: Log) -> dict[str, Any]:
     """Evaluate, as one of the processes that were started, with the first one's progress bar."""
     silence_libraries()
     with (
-        joined(job.device) as ranks,
-        progress_bar(f"evaluating {job.recipe}", shown=ranks.is_first) as report_progress,
+        process_group(job.device) as ranks,
+        progress_bar(f"evaluating {job.recipe}", shown=ranks.is_main_process) as report_progress,
     ):
         return evaluate(job, report_progress, log, ranks)
 

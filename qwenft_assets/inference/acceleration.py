@@ -5,7 +5,7 @@ from typing import Any
 
 from qwenft_assets.config import DecodingConfig
 from qwenft_assets.inference.decoder import Decoder
-from qwenft_assets.training.device import GIB
+from qwenft_assets.model.device import GIB
 
 GROUPED_ATTENTION = "qwenft_grouped"
 WORKSPACE_BYTES = 2 * GIB

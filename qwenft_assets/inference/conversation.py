@@ -13,7 +13,7 @@ from qwenft_assets.config import DecodingConfig
 from qwenft_assets.errors import PromptError
 from qwenft_assets.inference.generate import Answer, AnsweringModel
 from qwenft_assets.sources.local_reports import parse_reports
-from qwenft_assets.storage import write_text
+from qwenft_assets.storage.files import write_text
 from qwenft_assets.text.chatml import Turn, render_conversation, user_text
 
 

@@ -17,12 +17,13 @@ from qwenft_assets.inference.acceleration import (
 )
 from qwenft_assets.inference.decoder import Decoder
 from qwenft_assets.inference.generate import AnsweringModel, context_tokens
-from qwenft_assets.staging import fetch, fetch_below
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.model.base import BaseModelRef, fetch_base_model, find_base_model
+from qwenft_assets.model.device import Device
+from qwenft_assets.model.engines.peft import load_adapter, load_base, load_tokenizer
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch, fetch_below
 from qwenft_assets.text.chatml import render_prompt
-from qwenft_assets.training.base_model import BaseModelRef, fetch_base_model, find_base_model
-from qwenft_assets.training.device import Device
-from qwenft_assets.training.engines.peft import load_adapter, load_base, load_tokenizer
 from qwenft_assets.training.job import RECORD_FILE, latest_version, training_record
 
 NO_ADAPTER = "none"

@@ -39,10 +39,8 @@ from qwenft_assets.rows import (
     short_hash,
     table_to_rows,
 )
-from qwenft_assets.storage import (
-    MIXTURE_FILE,
-    Storage,
-    atomic_folder,
+from qwenft_assets.storage.atomic_writes import atomic_folder
+from qwenft_assets.storage.files import (
     is_intact,
     read_json,
     read_parquet,
@@ -50,6 +48,7 @@ from qwenft_assets.storage import (
     write_json,
     write_parquet,
 )
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
 
 CODE_VERSION = "2"
 """Raise when the same samples and settings would give another mixture."""

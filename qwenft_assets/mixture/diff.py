@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from qwenft_assets.storage import Storage, is_intact, read_json, read_parquet
+from qwenft_assets.storage.files import is_intact, read_json, read_parquet
+from qwenft_assets.storage.root import Storage
 
 CANDIDATES_FILE = "candidates.parquet"
 DIFF_FILE = "diff.json"

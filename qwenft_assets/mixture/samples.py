@@ -10,7 +10,8 @@ from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.quotas import asked_rows
 from qwenft_assets.rows import InstructionRow, table_to_rows
 from qwenft_assets.sources.sample import why_stale
-from qwenft_assets.storage import Storage, is_intact, read_json, read_parquet
+from qwenft_assets.storage.files import is_intact, read_json, read_parquet
+from qwenft_assets.storage.root import Storage
 
 EXTENSION_MARGIN = 1.1
 """Rows to sample for each row asked: some will be duplicates."""

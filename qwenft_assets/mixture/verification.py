@@ -17,7 +17,8 @@ from qwenft_assets.mixture.split import find_leaks
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import InstructionRow
 from qwenft_assets.sources.pubmedqa import official_test_ids
-from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
 
 JSONL_KEYS = ["instruction", "input", "output"]
 DECODER = json.JSONDecoder(object_pairs_hook=list)

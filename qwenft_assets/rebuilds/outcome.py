@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from qwenft_assets.mixture.diff import DIFF_FILE
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
 
 
 def mixture_changes(

@@ -12,7 +12,8 @@ from qwenft_assets.rebuilds.standing import standing
 from qwenft_assets.rebuilds.upstream import SourceState, survey
 from qwenft_assets.release.history import last_decision
 from qwenft_assets.release.registry import read_champion
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
 
 
 def sources_report(config: Config, storage: Storage, *, ask_upstream: bool) -> list[dict[str, Any]]:

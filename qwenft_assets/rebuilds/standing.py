@@ -10,11 +10,12 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.evaluation.job import is_current, plan_evaluation, read_evaluation
 from qwenft_assets.mixture.build import mixture_inputs, recipe_of
 from qwenft_assets.mixture.samples import sample_manifests, sources_of
+from qwenft_assets.model.row_lengths import row_lengths
 from qwenft_assets.release.history import withdrawal_of
 from qwenft_assets.release.registry import is_decided, read_champion, read_history
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training, training_record
-from qwenft_assets.training.row_lengths import row_lengths
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from qwenft_assets.sources.hub import resolve_commit
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.registry import repositories, scan_source
 from qwenft_assets.sources.sample import why_stale
-from qwenft_assets.storage import Storage, is_intact, read_json, sha256_of_file
+from qwenft_assets.storage.files import is_intact, read_json, sha256_of_file
+from qwenft_assets.storage.root import Storage
 
 HUB_ATTEMPTS = 2
 HUB_TIMEOUT_SECONDS = 10.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import ReleaseError
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 
 RELEASE, REFUSE, PROMOTE, ROLLBACK = "release", "refuse", "promote", "rollback"
 """What a line stands for: the gate passed, the gate said no, moved by hand, taken back."""

@@ -4,8 +4,9 @@ from pathlib import Path
 
 from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.release.history import champions_in_turn, read_history
-from qwenft_assets.staging import remove
-from qwenft_assets.storage import Storage, read_json
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import remove
 from qwenft_assets.training.job import RECORD_FILE
 
 KEPT_CHAMPIONS = 2

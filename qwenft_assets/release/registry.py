@@ -26,8 +26,9 @@ from qwenft_assets.release.history import (
     read_history,
     withdrawal_of,
 )
-from qwenft_assets.staging import fetch
-from qwenft_assets.storage import Storage, append_json_line, read_json, write_json
+from qwenft_assets.storage.files import append_json_line, read_json, write_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch
 from qwenft_assets.training.job import training_record
 
 KEPT_KEYS = (

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from qwenft_assets.config import Config
-from qwenft_assets.launching.ray_cluster import connected
+from qwenft_assets.processes.ray_cluster import connected
 from qwenft_assets.sources.part_readers import processes_that_read
 from qwenft_assets.sources.ray_readers import actors_that_read
 from qwenft_assets.sources.scan import Scan, Tally, no_others

@@ -19,8 +19,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from qwenft_assets.child_process import end_with
 from qwenft_assets.errors import WorkerError
+from qwenft_assets.processes.child import end_with
 from qwenft_assets.sources.scan import Scan
 from qwenft_assets.sources.shards import PartRows, read_part
 

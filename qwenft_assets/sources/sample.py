@@ -33,14 +33,14 @@ from qwenft_assets.sources.registry import scan_source
 from qwenft_assets.sources.scan import MEBIBYTE, Counts, ScanProgress, Tally
 from qwenft_assets.sources.shards import ShardStore
 from qwenft_assets.sources.stackexchange import SITES, keyword_rules
-from qwenft_assets.storage import (
-    Storage,
+from qwenft_assets.storage.files import (
     is_intact,
     read_json,
     sha256_of_file,
     write_json,
     write_parquet,
 )
+from qwenft_assets.storage.root import Storage
 
 CODE_VERSION = "2"
 """Raise when the same upstream rows would become other rows."""

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from qwenft_assets.rows import InstructionRow, rows_to_table, seeded_order, short_hash, texts_of
 from qwenft_assets.sources.scan import Scan, Tally
-from qwenft_assets.storage import read_parquet, write_parquet
+from qwenft_assets.storage.files import read_parquet, write_parquet
 
 STATE_KEY = b"qwenft"
 

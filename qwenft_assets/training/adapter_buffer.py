@@ -7,7 +7,7 @@ steps are the same to the last bit, except that none is too small to be kept in 
 
 from typing import Any
 
-from qwenft_assets.launching.ranks import Ranks
+from qwenft_assets.processes.ranks import Ranks
 
 BLOCK = 256
 """Numbers that share a scale in bitsandbytes' 8-bit optimizers."""

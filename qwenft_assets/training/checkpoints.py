@@ -11,10 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.errors import StorageError
-from qwenft_assets.staging import send_all
-from qwenft_assets.storage import Storage, is_intact, read_json, sha256_of_file, write_json
+from qwenft_assets.processes.child import Log
+from qwenft_assets.storage.files import is_intact, read_json, sha256_of_file, write_json
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import send_all
 from qwenft_assets.training.history import LossHistory
 
 SEAL_FILE = "complete.json"

@@ -4,9 +4,10 @@ import dataclasses
 
 from qwenft_assets.config import Config, LauncherConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import ConfigError, DeviceError
-from qwenft_assets.storage import Storage
-from qwenft_assets.training.device import Device, find_gpus, resolve_device
-from qwenft_assets.training.engines import engine_of, require_engine
+from qwenft_assets.model.device import Device, find_gpus, resolve_device
+from qwenft_assets.model.engines import engine_of, require_engine
+from qwenft_assets.model.sharding import OBSTACLES, require_shardable
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import (
     Forecast,
     Work,
@@ -15,7 +16,6 @@ from qwenft_assets.training.forecast import (
     memory_on,
     work_of,
 )
-from qwenft_assets.training.sharding import OBSTACLES, require_shardable
 
 FREE_OF_AN_IDLE_GPU = 0.98
 
@@ -69,19 +69,19 @@ def in_one_line(work: Work, on_device: Forecast) -> str:
     return (
         f"{work.train_rows:,} rows, {work.train_tokens / 1e6:,.2f} M tokens in {work.steps:,} "
         f"steps, {work.evaluations} evaluations of {work.rows_an_evaluation} rows; about "
-        f"{in_words(on_device.hours)} at {on_device.speed.tokens_per_second:,.0f} tokens/s "
+        f"{format_hours(on_device.hours)} at {on_device.speed.tokens_per_second:,.0f} tokens/s "
         f"({on_device.speed.known_from})"
     )
 
 
-def in_words(hours: float) -> str:
+def format_hours(hours: float) -> str:
     """A time in the unit that people would say it in."""
     if hours < 1:
         return f"{max(hours * 60, 1):.0f} min"
     return f"{hours:,.1f} h" if hours < 100 else f"{hours / 24:,.0f} days"  # noqa: PLR2004
 
 
-def launcher_in_words(launcher: LauncherConfig, step_sequences: int) -> str:
+def format_launcher(launcher: LauncherConfig, step_sequences: int) -> str:
     """Who trains together, and what of a step is whose."""
     if launcher.size() == 1:
         return f"{launcher.kind}: one process; {step_sequences} sequences a step"
@@ -155,7 +155,7 @@ def _require_hours(work: Work, on_device: Forecast, settings: TrainingConfig) ->
         return
     raise ConfigError(
         f"training {work.train_tokens / 1e6:,.0f} M tokens on {on_device.where} would take "
-        f"{in_words(on_device.hours)} at {on_device.speed.tokens_per_second:,.1f} tokens/s "
+        f"{format_hours(on_device.hours)} at {on_device.speed.tokens_per_second:,.1f} tokens/s "
         f"({on_device.speed.known_from}), and training.max_hours is {settings.max_hours:g}. Use a "
         "faster device, fewer mixture.recipes rows or epochs, or raise training.max_hours."
     )

@@ -12,16 +12,17 @@ from typing import Any
 
 from qwenft_assets.config import Config, LoraConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import BaseModelError, DeviceError
-from qwenft_assets.storage import GIB, Storage, read_json
-from qwenft_assets.training.base_model import BaseModelRef, find_base_model
-from qwenft_assets.training.device import Device
-from qwenft_assets.training.memory import (
+from qwenft_assets.model.base import BaseModelRef, find_base_model
+from qwenft_assets.model.device import Device
+from qwenft_assets.model.memory import (
     CONTEXT_GIB,
     MemoryPlan,
     ModelShape,
     plan_memory,
     shape_of,
 )
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import GIB, Storage
 from qwenft_assets.training.schedule import evaluation_interval, optimizer_steps
 from qwenft_assets.training.speed import Speed, speed_of
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
-from qwenft_assets.launching.ranks import ALONE, Ranks
-from qwenft_assets.training.batches import flatten
-from qwenft_assets.training.engines import FlatForward, engine_named, engine_of
-from qwenft_assets.training.head import losses, sum_of_losses
+from qwenft_assets.model.batches import flatten
+from qwenft_assets.model.engines import FlatForward, engine_named, engine_of
+from qwenft_assets.model.head import losses, sum_of_losses
+from qwenft_assets.model.loss import batches_by_length, row_losses
+from qwenft_assets.model.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan, shards_of
+from qwenft_assets.model.padded import padded_sum_of_losses
+from qwenft_assets.model.tokens import TokenRow
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.loss import batches_by_length, row_losses
-from qwenft_assets.training.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan, shards_of
-from qwenft_assets.training.padded import padded_sum_of_losses
-from qwenft_assets.training.tokens import TokenRow
 
 if TYPE_CHECKING:
     import torch

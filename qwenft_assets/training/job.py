@@ -7,13 +7,14 @@ from pydantic import BaseModel, ConfigDict
 
 from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
-from qwenft_assets.integrity import is_whole
+from qwenft_assets.model.base import BaseModelRef, base_model_here, find_base_model
+from qwenft_assets.model.engines import engine_of
 from qwenft_assets.rows import short_hash
-from qwenft_assets.staging import fetch
-from qwenft_assets.storage import Storage, read_json, write_json
+from qwenft_assets.storage.files import read_json, write_json
+from qwenft_assets.storage.integrity import is_whole
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import fetch
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
-from qwenft_assets.training.base_model import BaseModelRef, base_model_here, find_base_model
-from qwenft_assets.training.engines import engine_of
 
 CODE_VERSION = "2"
 """Raise when the same mixture and settings would give another adapter."""

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.launching.ranks import ALONE, Ranks
-from qwenft_assets.training.device import GIB
-from qwenft_assets.training.engines import engine_named
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.engines import engine_named
+from qwenft_assets.model.fsdp import place_all_but_layers
+from qwenft_assets.model.memory import CONTEXT_GIB, MemoryPlan, ModelShape, plan_memory
+from qwenft_assets.model.tokens import TokenRow, lengths_of
+from qwenft_assets.processes.child import Log
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.training.forecast import lora_parameters
-from qwenft_assets.training.fsdp import place_all_but_layers
 from qwenft_assets.training.job import TrainingJob
-from qwenft_assets.training.memory import CONTEXT_GIB, MemoryPlan, ModelShape, plan_memory
 from qwenft_assets.training.schedule import sequences
-from qwenft_assets.training.tokens import TokenRow, lengths_of
 
 
 def plan_on_gpu(

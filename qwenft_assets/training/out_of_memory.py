@@ -3,19 +3,19 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
-from qwenft_assets.training.device import GIB
-from qwenft_assets.training.forward_passes import Passes
-from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.memory import (
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.memory import (
     MemoryPlan,
     ModelShape,
     activation_bytes_per_token,
     fixed_gib,
     shape_of,
 )
+from qwenft_assets.processes.child import Log
+from qwenft_assets.training.forward_passes import Passes
+from qwenft_assets.training.history import LossHistory
 
 MAX_HALVINGS = 2
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.training.batches import pack_best_fit
+from qwenft_assets.model.batches import pack_best_fit
 
 
 def sequences(lengths: Sequence[int], settings: TrainingConfig) -> list[list[int]]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError
-from qwenft_assets.storage import Storage, read_json
-from qwenft_assets.training.device import Device
-from qwenft_assets.training.engines import engine_of
-from qwenft_assets.training.memory import MemoryPlan, ModelShape
+from qwenft_assets.model.device import Device
+from qwenft_assets.model.engines import engine_of
+from qwenft_assets.model.memory import MemoryPlan, ModelShape
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
 
 GPU_TFLOPS = {
     "B200": 1600.0,

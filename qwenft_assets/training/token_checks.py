@@ -3,9 +3,9 @@
 from typing import Any
 
 from qwenft_assets.errors import TrainingError
+from qwenft_assets.model.tokens import NOT_SUPERVISED, TokenRow, TokenRows
 from qwenft_assets.rows import InstructionRow
 from qwenft_assets.text.chatml import TURN_END, render_training_text
-from qwenft_assets.training.tokens import NOT_SUPERVISED, TokenRow, TokenRows
 
 SHOWN_CHARACTERS = 1_200
 

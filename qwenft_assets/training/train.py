@@ -13,18 +13,23 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from qwenft_assets.child_process import Log, stop, stop_requested, stopping_between_steps
 from qwenft_assets.errors import StorageError, TrainingError
-from qwenft_assets.launching.ranks import ALONE, Ranks
-from qwenft_assets.locking import hold_device
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
+from qwenft_assets.model.base import fetch_base_model
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.engines.peft import load_tokenizer
+from qwenft_assets.model.memory import shards_of
+from qwenft_assets.model.sharding import require_shardable
+from qwenft_assets.model.tokens import TokenRow, rows_to_train_on, tokenize_mixture
+from qwenft_assets.processes.child import Log, stop, stop_requested, stopping_between_steps
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
-from qwenft_assets.staging import delivering, fetch_all
-from qwenft_assets.storage import Storage
-from qwenft_assets.training.base_model import fetch_base_model
+from qwenft_assets.storage.locking import hold_device
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import delivering, fetch_all
 from qwenft_assets.training.checkpoints import (
     Identity,
     identity_of,
@@ -32,17 +37,12 @@ from qwenft_assets.training.checkpoints import (
     newest_checkpoint,
     send_checkpoints,
 )
-from qwenft_assets.training.device import GIB
-from qwenft_assets.training.engines.peft import load_tokenizer
 from qwenft_assets.training.forecast import shape_in
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.loading import load_with_adapter, plan_on_gpu
-from qwenft_assets.training.memory import shards_of
-from qwenft_assets.training.publish import publish, what_came_of_it, what_was_trained
-from qwenft_assets.training.sharding import require_shardable
+from qwenft_assets.training.record import outcome_record, publish, setup_record
 from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
-from qwenft_assets.training.tokens import TokenRow, rows_to_train_on, tokenize_mixture
 from qwenft_assets.training.trainer import make_trainer
 
 DISK_FULL_SIGNS = ("No space left", "PytorchStreamWriter", "file write failed", "File too large")
@@ -74,13 +74,13 @@ def train(
     storage = Storage(job.storage_root, job.storage_url)
     checkpoints = storage.adapters(job.recipe) / f".{job.version}.checkpoints"
     with contextlib.ExitStack() as held:
-        if ranks.is_first:
+        if ranks.is_main_process:
             held.enter_context(storage.lock(f"training-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
             held.enter_context(delivering(storage, *job.makes(storage)))
-        ranks.wait()
+        ranks.barrier()
         record = _train(job, storage, checkpoints, report_progress, log, ranks)
-    ranks.wait()
+    ranks.barrier()
     _forget(checkpoints, storage, log, ranks)  # the best one is in the adapter by now
     return record
 
@@ -101,7 +101,7 @@ def _train(
     on_gpu = job.device == "cuda"
     log(f"base model {job.base.name} at {job.base.revision}")
     report_progress(0, 0, "fetching the base model")
-    with ranks.first_one_first():  # it fetches and writes the cache, the others find it there
+    with ranks.main_process_first():  # it fetches and writes the cache, the others find it there
         base_folder = fetch_base_model(job.base, storage)
         tokenizer = load_tokenizer(base_folder)
         mixed = read_mixture(storage, job.recipe)
@@ -159,13 +159,13 @@ def _train(
     if stopped and trainer.state.global_step < trainer.state.max_steps:
         log(f"stopped after step {trainer.state.global_step}; the same command goes on from there")
         stop()
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         return {}
     best_step, best_loss = min(history.eval, key=lambda point: point[1])
     log(f"best checkpoint: step {best_step}, eval_loss {best_loss:.4f}")
     record = {
-        **what_was_trained(job, train_rows, len(eval_rows), rows, base_folder, model),
-        **what_came_of_it(history, trainer.state.global_step),
+        **setup_record(job, train_rows, len(eval_rows), rows, base_folder, model),
+        **outcome_record(history, trainer.state.global_step),
         "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
         "processes": ranks.size,
         "shards": shards,
@@ -189,10 +189,10 @@ def _checkpoint_to_go_on_from(
     """The same one for all, each from its own disk; None, and an empty history, without one."""
     fetch_all(storage, checkpoints)
     name, history, problem = None, LossHistory(), None
-    if ranks.is_first:
+    if ranks.is_main_process:
         last, history, problem = newest_checkpoint(checkpoints, identity)
         name = last.name if last else None
-    name, history, problem = ranks.told((name, history, problem))
+    name, history, problem = ranks.broadcast((name, history, problem))
     if problem:
         log(f"not gone on from: {problem}")
     log(f"going on from {name}" if name else "training from the start")
@@ -201,7 +201,7 @@ def _checkpoint_to_go_on_from(
 
 def _forget(checkpoints: Path, storage: Storage, log: Log, ranks: Ranks) -> None:
     shutil.rmtree(checkpoints, ignore_errors=True)
-    if ranks.is_first:
+    if ranks.is_main_process:
         send_checkpoints(storage, checkpoints, log)
 
 

@@ -10,20 +10,20 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.child_process import Log
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.launching.ranks import ALONE, Ranks
+from qwenft_assets.model.batches import passes
+from qwenft_assets.model.engines import engine_named, engine_of
+from qwenft_assets.model.memory import MemoryPlan
+from qwenft_assets.model.tokens import TokenRow, lengths_of, supervised_counts
+from qwenft_assets.processes.child import Log
+from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.adapter_buffer import AdapterBuffer
-from qwenft_assets.training.batches import passes
 from qwenft_assets.training.checkpoints import Identity
-from qwenft_assets.training.engines import engine_named, engine_of
 from qwenft_assets.training.forward_passes import Passes, make_passes, positive
 from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.memory import MemoryPlan
 from qwenft_assets.training.out_of_memory import OutOfMemory
 from qwenft_assets.training.schedule import evaluation_interval, optimizer_steps, sequences
-from qwenft_assets.training.tokens import TokenRow, lengths_of, supervised_counts
 from qwenft_assets.training.watch import watch
 
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def _draw_apart(ranks: Ranks, seed: int) -> None:
     """NEFTune's noise and dropout: for other rows, other numbers."""
     import torch
 
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         torch.manual_seed(seed + ranks.rank)
 
 
@@ -216,7 +216,9 @@ def _arguments(
         disable_tqdm=True,
         seed=settings.seed,
         data_seed=settings.seed,
-        accelerator_config={"use_configured_state": ranks is not ALONE},  # that of ranks.joined()
+        accelerator_config={
+            "use_configured_state": ranks is not ALONE
+        },  # that of ranks.process_group()
     )
     if arguments.n_gpu > 1:
         # One process takes one GPU; DataParallel would take all, and as many times the rows a step.

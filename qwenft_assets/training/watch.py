@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.child_process import Log, stop_requested
-from qwenft_assets.launching.ranks import Ranks
+from qwenft_assets.processes.child import Log, stop_requested
+from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.training.checkpoints import (
     Identity,
@@ -52,7 +52,7 @@ def watch(
             if state.global_step:
                 history.resumed_at.append(state.global_step)
                 _name_the_best_here(Path(args.output_dir), state)
-            if ranks.is_first:
+            if ranks.is_main_process:
                 require_room(Path(args.output_dir))
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
@@ -71,7 +71,7 @@ def watch(
                 log(f"step {step}/{state.max_steps} eval_loss {logs['eval_loss']:.4f}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            late = ranks.is_first and time.monotonic() - self.saved > 60 * checkpoint_minutes
+            late = ranks.is_main_process and time.monotonic() - self.saved > 60 * checkpoint_minutes
             stop, overdue = ranks.any(stop_requested(), late)
             last = state.global_step >= state.max_steps
             _decide(control, last=last, stop=stop, overdue=overdue)
@@ -103,7 +103,7 @@ def _bring_random_states(checkpoints: Path, state: Any, ranks: Ranks) -> None:
     checkpoint = checkpoints / f"checkpoint-{state.global_step}"
     own = checkpoint / f"rng_state_{ranks.rank}.pth"
     for name, content in ranks.gather([(own.name, own.read_bytes())]):
-        if ranks.is_first and not (checkpoint / name).exists():
+        if ranks.is_main_process and not (checkpoint / name).exists():
             (checkpoint / name).write_bytes(content)
 
 
@@ -115,7 +115,7 @@ def _seal_and_tidy(
     ranks: Ranks,
     after_checkpoint: Callable[[], None],
 ) -> None:
-    if not ranks.is_first:
+    if not ranks.is_main_process:
         return
     if identity is not None:
         seal(checkpoints / f"checkpoint-{state.global_step}", identity, history)

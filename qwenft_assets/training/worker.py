@@ -2,10 +2,10 @@
 
 from typing import Any
 
-from qwenft_assets.child_process import Log, run_job
-from qwenft_assets.launching.ranks import joined
+from qwenft_assets.model.engines import engine_named
+from qwenft_assets.processes.child import Log, run_job
+from qwenft_assets.processes.ranks import process_group
 from qwenft_assets.progress import progress_bar
-from qwenft_assets.training.engines import engine_named
 from qwenft_assets.training.job import TrainingJob
 from qwenft_assets.training.train import silence_libraries, train
 
@@ -17,8 +17,8 @@ def work(job: TrainingJob, log: Log) -> dict[str, Any]:
     engine_named(job.engine).start(job.device)  # Unsloth is imported before what it patches
     silence_libraries()
     with (
-        joined(job.device) as ranks,
-        progress_bar(f"training {job.recipe}", shown=ranks.is_first) as report_progress,
+        process_group(job.device) as ranks,
+        progress_bar(f"training {job.recipe}", shown=ranks.is_main_process) as report_progress,
     ):
         return train(job, report_progress, log, ranks)
 

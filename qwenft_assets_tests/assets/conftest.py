@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.assets.mixture_graph import CONFIG, Graph
 
 REPORTS = PROJECT_ROOT / "data" / "my_dataset.json"

@@ -12,9 +12,7 @@ from qwenft_assets.assets.sources import source_sample
 from qwenft_assets.assets.training import lora_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, WorkerResource
 from qwenft_assets.rows import MIXED_SCHEMA
-from qwenft_assets.storage import (
-    MIXTURE_FILE,
-    Storage,
+from qwenft_assets.storage.files import (
     read_json,
     read_parquet,
     sha256_of_file,
@@ -22,6 +20,7 @@ from qwenft_assets.storage import (
     write_parquet,
     write_text,
 )
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
 
 CONFIG = """
 mixture:

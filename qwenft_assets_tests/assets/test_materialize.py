@@ -1,6 +1,6 @@
 """The first two assets materialised: what the instance is told, and how a run fails."""
 
-from qwenft_assets.storage import read_json
+from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.assets.mixture_graph import (
     FIRST,
     checks_of,

@@ -8,7 +8,8 @@ import json
 
 import pytest
 
-from qwenft_assets.storage import MIXTURE_FILE, read_json, sha256_of_file, write_json, write_text
+from qwenft_assets.storage.files import read_json, sha256_of_file, write_json, write_text
+from qwenft_assets.storage.root import MIXTURE_FILE
 from qwenft_assets_tests.assets.mixture_graph import (
     checks_of,
     lines_of,

@@ -7,15 +7,15 @@ from qwenft_assets.assets.reporting import (
     SHOWN_CHARACTERS,
     SHOWN_COLUMNS,
     count_table,
-    dropped_in_words,
     dropped_of,
     first_rows,
+    format_dropped,
     one_line_failures,
     record_table,
 )
 from qwenft_assets.errors import MixtureError, SourceError
 from qwenft_assets.rows import make_row, rows_to_table
-from qwenft_assets.storage import write_parquet
+from qwenft_assets.storage.files import write_parquet
 
 
 def row(number, output="An answer.", **parts):
@@ -101,7 +101,7 @@ def test_a_row_without_input_has_an_empty_cell(tmp_path):
     ],
 )
 def test_dropped_rows_in_words(manifest, words):
-    assert dropped_in_words(manifest) == words
+    assert format_dropped(manifest) == words
 
 
 def test_dropped_rows_by_reason_keep_the_zeros():

@@ -10,7 +10,7 @@ import pytest
 from qwenft_assets.config import PROJECT_ROOT, Config, SourceName
 from qwenft_assets.config_file import load_config
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 
 CONFIG = """
 sources: {{local_reports: {{path: "{reports}"}}}}

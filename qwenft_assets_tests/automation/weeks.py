@@ -9,7 +9,7 @@ import dagster as dg
 from dagster._core.scheduler.instigation import TickStatus
 
 from qwenft_assets.automation.requests import REBUILD_TAG, sampled_in
-from qwenft_assets.storage import read_json
+from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.loopback_hub import LoopbackHub
 

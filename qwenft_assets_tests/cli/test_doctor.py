@@ -10,7 +10,7 @@ import typer
 from qwenft_assets.cli.doctor import _dagster, _disk, _examine, _packages, _storage, doctor
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import QwenftError
-from qwenft_assets.storage import sha256_of_file, write_json
+from qwenft_assets.storage.files import sha256_of_file, write_json
 from qwenft_assets_tests.commands import make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
 

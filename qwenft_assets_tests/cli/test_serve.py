@@ -12,7 +12,7 @@ import pytest
 
 from qwenft_assets.cli.serve import vllm_command
 from qwenft_assets.config import PROJECT_ROOT, Config
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import CHAT_TEMPLATE
 from qwenft_assets_tests.answering_deployment import GREEDY, QUESTION, VERSION
 from qwenft_assets_tests.commands import BIN

@@ -7,7 +7,8 @@ import pytest
 from qwenft_assets.cli.summary import print_summary, summarize
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import AdapterError
-from qwenft_assets.storage import Storage, append_json_line, write_json
+from qwenft_assets.storage.files import append_json_line, write_json
+from qwenft_assets.storage.root import Storage
 
 VERSION = "0f1e2d3c4b5a6978"
 REASONS = ["better than the base: delta loss -0.1411", "no champion yet"]

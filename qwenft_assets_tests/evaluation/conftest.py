@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.evaluation.trained import build, tiny_config, train_and_evaluate
 from qwenft_assets_tests.tiny_model import write_tiny_model
 

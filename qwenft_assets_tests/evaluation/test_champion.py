@@ -22,13 +22,14 @@ from qwenft_assets.inference.load import load_model, resolve_adapter
 from qwenft_assets.mixture.build import build_mixture, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
 from qwenft_assets.mixture.frozen_eval import read_frozen_eval
+from qwenft_assets.model.batches import common_start
+from qwenft_assets.model.tokens import tokenize_mixture, tokenize_rows
 from qwenft_assets.progress import no_progress
 from qwenft_assets.release.registry import promote, read_champion, release_adapter, rollback
-from qwenft_assets.storage import Storage, read_parquet, write_parquet
-from qwenft_assets.training.batches import common_start
+from qwenft_assets.storage.files import read_parquet, write_parquet
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forward_passes import mean_loss
 from qwenft_assets.training.job import plan_training
-from qwenft_assets.training.tokens import tokenize_mixture, tokenize_rows
 from qwenft_assets_tests.evaluation.trained import (
     Trained,
     ignore_line,

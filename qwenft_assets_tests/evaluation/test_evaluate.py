@@ -9,10 +9,10 @@ from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.inference.load import load_model
 from qwenft_assets.mixture.build import read_mixture
+from qwenft_assets.model.tokens import tokenize_mixture
 from qwenft_assets.progress import no_progress
-from qwenft_assets.storage import read_parquet, write_json
+from qwenft_assets.storage.files import read_parquet, write_json
 from qwenft_assets.training.forward_passes import mean_loss
-from qwenft_assets.training.tokens import tokenize_mixture
 from qwenft_assets_tests.evaluation.trained import SHARES, ignore_line
 
 FIGURES = {

@@ -8,10 +8,10 @@ import pytest
 from qwenft_assets.config import LoraConfig
 from qwenft_assets.evaluation.flat_losses import flat_batches, flat_losses
 from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model
-from qwenft_assets.training import attention
-from qwenft_assets.training.decoder import FlatDecoder
-from qwenft_assets.training.engines.peft import add_lora, load_base
-from qwenft_assets.training.loss import span_losses
+from qwenft_assets.model import attention
+from qwenft_assets.model.decoder import FlatDecoder
+from qwenft_assets.model.engines.peft import add_lora, load_base
+from qwenft_assets.model.loss import span_losses
 from qwenft_assets_tests.tiny_model import write_tiny_model
 from qwenft_assets_tests.training.tiny_rows import token_row, token_rows
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, acting_as, losses_by_model
+from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model, using_adapter_of
 from qwenft_assets.inference.load import load_model
 from qwenft_assets.mixture.build import read_mixture
-from qwenft_assets.training.tokens import tokenize_rows
+from qwenft_assets.model.tokens import tokenize_rows
 
 needs_lm_eval = pytest.mark.skipif(
     importlib.util.find_spec("lm_eval") is None, reason="lm-eval is not installed (extra `bench`)"
@@ -46,7 +46,7 @@ def test_answers_have_the_log_likelihood_that_lm_eval_gives_them(loaded, held_ou
     ]
     for who in (BASE, ADAPTER):
         ours = losses_by_model(loaded.model, held_out, 512, (who,))[who]
-        with acting_as(loaded.model, who):
+        with using_adapter_of(loaded.model, who):
             theirs = model._loglikelihood_tokens(requests, disable_tqdm=True)
         for loss, (log_likelihood, _) in zip(ours, theirs, strict=True):
             assert loss.answer.nll == pytest.approx(-log_likelihood, rel=1e-4)
@@ -60,7 +60,7 @@ def test_whole_texts_have_the_loss_of_all_logits_at_once(loaded, held_out):
         ours = losses_by_model(loaded.model, held_out, 512, (who,))[who]
         for row, loss in zip(held_out, ours, strict=True):
             ids = torch.tensor([row.input_ids])
-            with acting_as(loaded.model, who), torch.inference_mode():
+            with using_adapter_of(loaded.model, who), torch.inference_mode():
                 logits = loaded.model(input_ids=ids).logits[0].float()
             chosen = logits.log_softmax(-1)[:-1].gather(1, ids[0, 1:, None])[:, 0]
             assert loss.full.nll == pytest.approx(-float(chosen.double().sum()), rel=1e-5)

@@ -8,8 +8,8 @@ import pytest
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation import worker
 from qwenft_assets.evaluation.loading import load_models, must_shard
-from qwenft_assets.launching.ranks import Ranks
-from qwenft_assets.training.device import GIB
+from qwenft_assets.model.device import GIB
+from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets_tests.evaluation.trained import ignore_line
 
 
@@ -20,7 +20,7 @@ class OfTwo(Ranks):
         return [*items, *items]
 
     @contextmanager
-    def first_one_first(self):
+    def main_process_first(self):
         yield
 
 

@@ -8,7 +8,7 @@ import pytest
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation import perplexity
 from qwenft_assets.evaluation.perplexity import EvaluatedRow, figures_by, length_bucket
-from qwenft_assets.training.loss import RowLoss, SpanLosses
+from qwenft_assets.model.loss import RowLoss, SpanLosses
 
 RESAMPLES = 500
 NO_ANSWER = RowLoss(0.0, 0)

@@ -15,7 +15,8 @@ from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.progress import no_progress
 from qwenft_assets.rows import short_hash
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage, read_json, read_parquet, write_json, write_parquet
+from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import TrainingJob, plan_training
 from qwenft_assets.training.train import train
 

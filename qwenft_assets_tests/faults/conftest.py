@@ -7,7 +7,7 @@ import pytest
 from qwenft_assets.config import Config
 from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import TrainingJob, plan_training
 from qwenft_assets_tests.faults.tiny_training import tiny_config as make_tiny_config
 from qwenft_assets_tests.tiny_model import write_tiny_model

@@ -19,7 +19,7 @@ import dagster as dg
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.config_file import load_config
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import BIN, Deployment, make_deployment
 from qwenft_assets_tests.faults.processes import processes_of
 

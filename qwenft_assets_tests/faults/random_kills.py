@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.config import Config
-from qwenft_assets.integrity import check_artifacts
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.integrity import check_artifacts
+from qwenft_assets.storage.root import Storage
 
 STAGES = ("source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release")
 SOURCES = ("local_reports", "slimorca", "pubmedqa")

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from qwenft_assets.errors import MixtureError, StorageError
-from qwenft_assets.integrity import check_artifacts
 from qwenft_assets.mixture.build import build_mixture, read_mixture
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.integrity import check_artifacts
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training, training_record, whole_adapter
 from qwenft_assets_tests.faults.random_kills import PROCESSES, SOURCES, run_stage
 from qwenft_assets_tests.faults.training_process import Training, moved

@@ -8,12 +8,12 @@ import sys
 import time
 
 from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.locking import hold, holder
+from qwenft_assets.storage.locking import hold, holder
 
 HOLDS = """
 import sys, time
 from pathlib import Path
-from qwenft_assets.locking import hold
+from qwenft_assets.storage.locking import hold
 with hold(Path(sys.argv[1]), "x"):
     print("held", flush=True)
     time.sleep(120)

@@ -6,13 +6,13 @@ import pytest
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
-from qwenft_assets.launching.ranks import Ranks
-from qwenft_assets.storage import Storage
+from qwenft_assets.model.memory import MemoryPlan
+from qwenft_assets.processes.ranks import Ranks
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import SHAPES
 from qwenft_assets.training.forward_passes import Passes
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import training_record
-from qwenft_assets.training.memory import MemoryPlan
 from qwenft_assets.training.out_of_memory import OutOfMemory
 from qwenft_assets_tests.faults.training_process import Training, moved
 from qwenft_assets_tests.training.tiny_rows import token_rows
@@ -131,7 +131,7 @@ def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, bas
     """One that began its step anew would wait for layers that the others do not send."""
     import torch
 
-    from qwenft_assets.training.engines.peft import add_lora, load_base
+    from qwenft_assets.model.engines.peft import add_lora, load_base
 
     settings = tiny_config.training
     model = add_lora(load_base(base_model, "fp32", "cpu"), settings.lora)

@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from qwenft_assets.storage import Storage, sha256_of_file
+from qwenft_assets.storage.files import sha256_of_file
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import training_record
 from qwenft_assets_tests.faults.training_process import Training, moved
 

@@ -30,7 +30,7 @@ WINDOW = 1024
 
 
 def load_tiny(folder, compile_step=None):
-    from qwenft_assets.training.engines.peft import load_base, load_tokenizer
+    from qwenft_assets.model.engines.peft import load_base, load_tokenizer
 
     write_tiny_model(folder)
     model = load_base(folder, "fp32", "cpu").eval()

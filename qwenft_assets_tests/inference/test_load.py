@@ -5,9 +5,10 @@ import pytest
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import AdapterError, BaseModelError
 from qwenft_assets.inference.load import load_model, resolve_adapter
-from qwenft_assets.storage import Storage, write_json
+from qwenft_assets.model.base import BaseModelRef, find_base_model
+from qwenft_assets.storage.files import write_json
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import TURN_END
-from qwenft_assets.training.base_model import BaseModelRef, find_base_model
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
 OLD, NEW = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"

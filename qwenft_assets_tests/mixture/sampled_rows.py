@@ -8,7 +8,8 @@ from qwenft_assets.config import SOURCE_NAMES, Config, SourceName
 from qwenft_assets.rows import InstructionRow, make_row, rows_to_table, rows_version
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.sample import settings_version
-from qwenft_assets.storage import Storage, sha256_of_file, write_json, write_parquet
+from qwenft_assets.storage.files import sha256_of_file, write_json, write_parquet
+from qwenft_assets.storage.root import Storage
 
 WORDS = [
     first + second

@@ -16,7 +16,8 @@ from qwenft_assets.mixture.split import find_leaks
 from qwenft_assets.rows import MIXED_SCHEMA
 from qwenft_assets.sources.registry import bundled_sources
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import MIXTURE_FILE, Storage, read_json, sha256_of_file
+from qwenft_assets.storage.files import read_json, sha256_of_file
+from qwenft_assets.storage.root import MIXTURE_FILE, Storage
 from qwenft_assets_tests.mixture.sampled_rows import (
     put_sample,
     put_samples,

@@ -9,14 +9,14 @@ import pytest
 
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets.mixture.build import build_mixture
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.mixture.sampled_rows import put_sample, row, rows_of, small_config
 
 BUILD = """
 import sys
 from pathlib import Path
 from qwenft_assets.mixture.build import build_mixture
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.mixture.sampled_rows import small_config
 build_mixture(small_config(rows=400), "small", Storage(Path(sys.argv[1])))
 """

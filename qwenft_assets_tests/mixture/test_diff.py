@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from qwenft_assets.mixture.build import build_mixture
-from qwenft_assets.storage import read_json
+from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.mixture.sampled_rows import (
     put_sample,
     put_samples,

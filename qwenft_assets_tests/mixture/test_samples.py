@@ -6,7 +6,7 @@ from qwenft_assets.config import Config, Recipe
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.samples import require_extended, sample_manifests
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import read_json, write_json
+from qwenft_assets.storage.files import read_json, write_json
 
 
 def config_with(sources: dict) -> Config:

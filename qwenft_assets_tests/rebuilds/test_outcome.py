@@ -3,7 +3,7 @@
 import pytest
 
 from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
-from qwenft_assets.storage import write_json
+from qwenft_assets.storage.files import write_json
 
 CHANGES = [
     {"source": "slimorca", "change": "added", "cause": "upstream", "rows": 40},

@@ -4,9 +4,9 @@ import json
 
 from qwenft_assets.config import Config, EvaluationConfig, TrainingConfig
 from qwenft_assets.evaluation.job import EvaluationJob
+from qwenft_assets.model.base import BaseModelRef
 from qwenft_assets.release.registry import read_champion, release_adapter
-from qwenft_assets.storage import write_json
-from qwenft_assets.training.base_model import BaseModelRef
+from qwenft_assets.storage.files import write_json
 
 CONFIG = Config(name="test")
 FIRST, SECOND, THIRD = "a" * 16, "b" * 16, "c" * 16

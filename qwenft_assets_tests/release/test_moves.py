@@ -25,7 +25,7 @@ KILLED_AT_THE_POINTER = """
 import os, signal, sys
 from pathlib import Path
 from qwenft_assets.release import registry
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.release.made_up import CONFIG, Registry
 
 def die(path, value):

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from qwenft_assets.release.pruning import prune_versions
-from qwenft_assets.storage import append_json_line, write_json
+from qwenft_assets.storage.files import append_json_line, write_json
 
 VERSIONS = [letter * 16 for letter in "abcdef"]
 

@@ -8,7 +8,7 @@ from qwenft_assets.config import ReleaseConfig
 from qwenft_assets.errors import ReleaseError
 from qwenft_assets.release.history import last_decision
 from qwenft_assets.release.registry import read_champion, release_adapter
-from qwenft_assets.storage import read_json
+from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.release.made_up import BASE, CONFIG, FIRST, SECOND, THIRD
 
 

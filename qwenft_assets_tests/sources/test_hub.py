@@ -21,7 +21,7 @@ from pathlib import Path
 from qwenft_assets.config import Config
 from qwenft_assets.errors import SourceError
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 source, root, settings = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
 config = Config.model_validate({"name": "t", "sources": {"origin": "hub", source: settings}})
 try:

@@ -23,7 +23,7 @@ from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.sources.scan import Scan
 from qwenft_assets.sources.shards import ShardStore, read_part
 from qwenft_assets.sources.stackexchange import REPO_ID
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.ray_installed import needs_ray
 
 SOURCE = "stackexchange_ai"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from qwenft_assets.config import LauncherConfig
-from qwenft_assets.launching.ray_cluster import connected
+from qwenft_assets.processes.ray_cluster import connected
 from qwenft_assets.sources.ray_readers import actors_that_read
 from qwenft_assets.sources.scan import Scan
 from qwenft_assets_tests.ray_installed import needs_ray

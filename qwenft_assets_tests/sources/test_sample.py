@@ -12,7 +12,8 @@ from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import ROW_SCHEMA, rows_version, table_to_rows
 from qwenft_assets.sources.registry import bundled_sources, scan_source
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage, read_json, sha256_of_file
+from qwenft_assets.storage.files import read_json, sha256_of_file
+from qwenft_assets.storage.root import Storage
 
 
 def with_source(config: Config, source: SourceName, **settings: Any) -> Config:

@@ -7,9 +7,11 @@ import pytest
 from qwenft_assets.config import Config, LauncherConfig, MixtureConfig, Recipe, TrainingConfig
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import BaseModelError, ConfigError, DeviceError, StorageError
-from qwenft_assets.storage import Storage, write_json
+from qwenft_assets.model.device import Device
+from qwenft_assets.model.memory import plan_memory
+from qwenft_assets.storage.files import write_json
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.training import feasibility
-from qwenft_assets.training.device import Device
 from qwenft_assets.training.feasibility import in_one_line, require_feasible
 from qwenft_assets.training.forecast import (
     SHAPES,
@@ -20,7 +22,6 @@ from qwenft_assets.training.forecast import (
     smallest_card_gib,
     work_of,
 )
-from qwenft_assets.training.memory import plan_memory
 
 QWEN = "Qwen/Qwen2.5-7B-Instruct"
 H200 = Device("cuda", "NVIDIA H200", 139.0, 140.4)

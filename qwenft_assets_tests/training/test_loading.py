@@ -3,11 +3,11 @@
 import pytest
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.training.device import GIB
+from qwenft_assets.model.device import GIB
+from qwenft_assets.model.memory import CONTEXT_GIB
+from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.training.forecast import SHAPES
 from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
-from qwenft_assets.training.memory import CONTEXT_GIB
-from qwenft_assets.training.tokens import TokenRow
 
 QWEN_7B = SHAPES["Qwen/Qwen2.5-7B-Instruct"]
 ROWS = [TokenRow("", "", "", input_ids=[0] * 400, answer_start=0, truncated=False)] * 16

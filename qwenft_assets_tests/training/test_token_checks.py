@@ -6,8 +6,8 @@ import pytest
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
+from qwenft_assets.model.tokens import tokenize_rows
 from qwenft_assets.training.token_checks import check_tokens, shown_with_mask
-from qwenft_assets.training.tokens import tokenize_rows
 from qwenft_assets_tests.training.tiny_rows import mixed_row
 
 MIXED = [mixed_row("What is a PLL?", "A feedback loop."), mixed_row("Why?", "It tracks a phase.")]

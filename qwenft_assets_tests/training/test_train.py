@@ -8,12 +8,12 @@ import pytest
 from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import MixtureError, TrainingError
 from qwenft_assets.mixture.build import build_mixture
+from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.progress import no_progress
 from qwenft_assets.sources.sample import sample_source
-from qwenft_assets.storage import Storage
+from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import render_prompt, render_training_text
 from qwenft_assets.training.job import latest_version, plan_training, training_record
-from qwenft_assets.training.tokens import TokenRow
 from qwenft_assets.training.train import choose_eval_rows, train
 from qwenft_assets_tests.tiny_model import write_tiny_model
 

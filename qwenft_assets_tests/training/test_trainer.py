@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.training.engines.peft import add_lora, load_base
+from qwenft_assets.model.engines.peft import add_lora, load_base
+from qwenft_assets.model.loss import row_losses
+from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.training.forward_passes import mean_loss
 from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.loss import row_losses
-from qwenft_assets.training.tokens import TokenRow
 from qwenft_assets.training.trainer import make_trainer
 from qwenft_assets_tests.training.tiny_rows import token_rows
 

@@ -3,8 +3,8 @@
 import random
 
 from qwenft_assets.mixture.build import MixedRow
+from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.rows import make_row
-from qwenft_assets.training.tokens import TokenRow
 
 FIRST_ORDINARY_ID = 3
 """The ids below are the control tokens of tiny_model's tokenizer."""

@@ -1,0 +1,115 @@
+"""What loads base weights, puts LoRA on them and runs them: `peft` everywhere, `unsloth` on a GPU.
+
+The optimizer step, the loss, checkpoints and evaluation are the same for all engines; none of their
+libraries is imported before an engine is asked to do something.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+
+from qwenft_assets.config import LoraConfig, TrainingConfig
+from qwenft_assets.errors import DeviceError
+from qwenft_assets.model.batches import FlatBatch
+from qwenft_assets.model.memory import MemoryPlan
+from qwenft_assets.model.tokens import TokenRow
+
+if TYPE_CHECKING:
+    import torch
+
+EngineName = Literal["peft", "unsloth"]
+ON_CPU_VARIABLE = "QWENFT_UNSLOTH_ON_CPU"
+"""Set to 1, tests may run Unsloth without a GPU; it is many times slower than peft there."""
+INSTALL_UNSLOTH = (
+    "pip install 'qwenft[unsloth]' && pip install --no-deps unsloth==2026.10.9 "
+    "unsloth_zoo==2026.10.9"
+)
+
+
+class FlatForward(Protocol):
+    """A model as a function of flat batches; FlatDecoder is one."""
+
+    @property
+    def head(self) -> "torch.Tensor":
+        """The language head, (vocabulary, hidden size)."""
+        ...
+
+    def hidden_states(
+        self,
+        batch: FlatBatch,
+        *,
+        noise_alpha: float | None = None,
+        training: bool = False,
+        checkpointing: bool = False,
+    ) -> "torch.Tensor":
+        """Hidden states after the last norm, (tokens, hidden size)."""
+        ...
+
+
+class Engine(Protocol):
+    """The functions of an engine's module."""
+
+    def start(self, device: str) -> None:
+        """Make ready, first of all in the training process."""
+        ...
+
+    def load_base(self, folder: Path, weights: str, device: str) -> Any:
+        """The frozen base model on its device."""
+        ...
+
+    def add_lora(self, model: Any, settings: LoraConfig) -> Any:
+        """A PeftModel with fresh adapters in fp32."""
+        ...
+
+    def flat_forward(
+        self, model: Any, settings: TrainingConfig, plan: MemoryPlan | None, shards: int
+    ) -> FlatForward:
+        """The model as a function of flat batches; of `shards` processes each holds a part of it."""
+        ...
+
+    def attention(
+        self, model: Any, rows: Sequence[TokenRow], settings: TrainingConfig, device: str
+    ) -> str:
+        """Which attention runs."""
+        ...
+
+
+def engine_of(settings: TrainingConfig) -> EngineName:
+    """The engine that a config trains with; never a matter of what happens to be installed."""
+    return "unsloth" if settings.engine == "unsloth" else "peft"
+
+
+def engine_named(name: str) -> Engine:
+    """The module of an engine."""
+    return cast("Engine", importlib.import_module(f"{__name__}.{name}"))
+
+
+def require_engine(settings: TrainingConfig, device: str) -> str:
+    """See that the config's engine can run on a device, without importing it.
+
+    Returns:
+        The engine, in words.
+
+    Raises:
+        DeviceError: Unsloth is not installed, or has no GPU.
+    """
+    if engine_of(settings) == "peft":
+        return "peft"
+    if importlib.util.find_spec("unsloth") is None:
+        raise DeviceError(
+            f"training.engine: unsloth is not installed here. Install it with "
+            f"`{INSTALL_UNSLOTH}`, or set training.engine to auto."
+        )
+    if device != "cuda" and os.environ.get(ON_CPU_VARIABLE) != "1":
+        raise DeviceError(
+            "training.engine: unsloth needs a CUDA GPU, and this run is on the CPU. Set "
+            "training.engine to auto, or run it on a GPU host."
+        )
+    try:
+        return f"unsloth {importlib.metadata.version('unsloth')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "unsloth"

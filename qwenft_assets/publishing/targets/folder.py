@@ -1,0 +1,42 @@
+"""A copy in a folder: a disk that is carried elsewhere, a share, a bucket that is mounted."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from qwenft_assets.progress import ReportProgress
+from qwenft_assets.publishing.bundle import Bundle
+from qwenft_assets.publishing.manifest import MANIFEST_FILE, verify_copy
+from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
+from qwenft_assets.storage.atomic_writes import atomic_folder
+from qwenft_assets.storage.files import read_json
+
+
+@dataclass(frozen=True)
+class FolderTarget:
+    """Copies below `root`, a folder for each bundle."""
+
+    root: Path
+
+    def describe(self, bundle: Bundle) -> str:
+        """The folder of the copy."""
+        return f"folder {self.root / bundle.name}"
+
+    def plan(self, bundle: Bundle) -> list[PlannedFile]:
+        """Every file is copied."""
+        return [PlannedFile(path, size, "copy") for path, size in bundle.files.items()]
+
+    def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
+        """Copy, or find an intact copy of the same files; it appears whole or not at all."""
+        folder = self.root / bundle.name
+        if read_json(folder / MANIFEST_FILE) == bundle.manifest:
+            verify_copy(folder)
+            return Outcome(str(folder), unchanged=True)
+        with atomic_folder(folder) as part:
+            for number, path in enumerate(bundle.files):
+                report_progress(number, len(bundle.files), path)
+                (part / path).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(bundle.folder / path, part / path)
+        report_progress(len(bundle.files), len(bundle.files))
+        verify_copy(folder)
+        return Outcome(str(folder), unchanged=False)

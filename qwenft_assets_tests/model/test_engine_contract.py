@@ -1,0 +1,214 @@
+"""What every engine owes: the same losses, the same steps, and an adapter that others can use.
+
+Unsloth's tests run where it is installed; on a CPU it is a stand-in for its GPU path, with the same
+interface.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from qwenft_assets.config import LauncherConfig, TrainingConfig
+from qwenft_assets.config_file import load_config
+from qwenft_assets.errors import ConfigError, DeviceError
+from qwenft_assets.mixture.build import build_mixture
+from qwenft_assets.model import engines
+from qwenft_assets.model.device import Device
+from qwenft_assets.model.engines import ON_CPU_VARIABLE, engine_of, require_engine
+from qwenft_assets.resources import WorkerResource
+from qwenft_assets.sources.sample import sample_source
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.training.feasibility import require_feasible
+from qwenft_assets.training.job import plan_training
+from qwenft_assets_tests.model.engine_figures import Bench
+
+LOSS_TOLERANCE = 2e-4
+"""Nats over rows of 150 tokens: fp32 sums in another order."""
+WEIGHT_TOLERANCE = 5e-4
+"""Of adapter weights after 20 steps of 5e-3: Adam divides by tiny second moments."""
+needs_unsloth = pytest.mark.skipif(
+    importlib.util.find_spec("unsloth") is None,
+    reason="unsloth is not installed: it is an extra with pins of its own (pyproject.toml)",
+)
+ENGINES = ["peft", pytest.param("unsloth", marks=needs_unsloth)]
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_model, tmp_path_factory):
+    """Figures of an engine and the folder with its adapters, measured once."""
+    known = {}
+
+    def measure(engine):
+        if engine in known:
+            return known[engine]
+        out = tmp_path_factory.mktemp(engine)
+        if engine == "peft":
+            known[engine] = (Bench(engine, tiny_model, out).figures(), out)
+            return known[engine]
+        module = "qwenft_assets_tests.model.engine_figures"
+        subprocess.run(
+            [sys.executable, "-m", module, engine, str(tiny_model), str(out)],
+            env={**os.environ, ON_CPU_VARIABLE: "1", "OMP_NUM_THREADS": "1"},
+            check=True,
+        )
+        known[engine] = (json.loads((out / "figures.json").read_text("utf-8")), out)
+        return known[engine]
+
+    return measure
+
+
+def adapter(out, name):
+    from safetensors.torch import load_file
+
+    return load_file(out / f"{name}.safetensors")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_row_loses_the_same_alone_and_among_others_flat_and_padded(measured, engine):
+    figures, _ = measured(engine)
+    together, *alone = figures["flat"]
+    assert together == pytest.approx(sum(alone), abs=LOSS_TOLERANCE)
+    assert figures["padded"] == pytest.approx(figures["flat"], abs=LOSS_TOLERANCE)
+    assert figures["recomputed"] == pytest.approx(figures["flat"], abs=LOSS_TOLERANCE)
+    assert figures["answers"][0] < together
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_losses_and_noise_are_those_of_peft(measured, engine):
+    """The same seed draws the same noise, bounded by each row's own length."""
+    ours, theirs = measured(engine)[0], measured("peft")[0]
+    for name in ("flat", "padded", "answers", "noisy"):
+        assert ours[name] == pytest.approx(theirs[name], abs=LOSS_TOLERANCE), name
+    assert ours["noisy"][0] != pytest.approx(ours["flat"][0], abs=10 * LOSS_TOLERANCE)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_twenty_steps_end_in_the_same_adapter(measured, engine):
+    (ours, out), (theirs, reference) = measured(engine), measured("peft")
+    assert ours["whole"]["steps"] == 20
+    for kind in ("train", "eval"):
+        losses, expected = ([x for _, x in f["whole"][kind]] for f in (ours, theirs))
+        assert losses == pytest.approx(expected, abs=LOSS_TOLERANCE), kind
+    weights, expected = adapter(out, "whole"), adapter(reference, "whole")
+    assert weights.keys() == expected.keys()
+    for name, weight in weights.items():
+        assert (weight - expected[name]).abs().max() < WEIGHT_TOLERANCE, name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_run_that_was_cut_off_ends_as_one_that_was_not(measured, engine):
+    figures, out = measured(engine)
+    assert figures["resumed"]["steps"] == 20
+    whole = adapter(out, "whole")
+    for name, weight in adapter(out, "parts").items():
+        assert (weight - whole[name]).abs().max() < 1e-6, name
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_attention_that_ran_is_recorded(measured, engine):
+    seen = measured(engine)[0]["whole"]["attention"]
+    assert seen == {"peft": "sdpa_by_row", "unsloth": "sdpa x 2"}[engine]
+
+
+@pytest.fixture
+def mixture(tmp_path, tiny_model):
+    """Config and storage with a small mixture, trained in few steps."""
+    config = load_config("configs/demo.yaml")
+    small = config.mixture.recipes["small"].model_copy(update={"rows": 20})
+    changes = {
+        "base_model": str(tiny_model),
+        "device": "cpu",
+        "weights": "fp32",
+        "min_vram_gib": 0,
+        "max_length_tokens": 128,
+        "epochs": 1,
+        "evaluate_every_steps": 2,
+        "gradient_checkpointing": False,
+    }
+    config = config.model_copy(
+        update={
+            "training": config.training.model_copy(update=changes),
+            "mixture": config.mixture.model_copy(update={"recipes": {"small": small}}),
+        }
+    )
+    storage = Storage(tmp_path / "out")
+    for source in ("local_reports", "slimorca", "pubmedqa"):
+        sample_source(config, source, storage)
+    build_mixture(config, "small", storage)
+    return config, storage
+
+
+def with_engine(config, engine):
+    return config.model_copy(
+        update={"training": config.training.model_copy(update={"engine": engine})}
+    )
+
+
+@needs_unsloth
+def test_the_real_worker_leaves_an_adapter_that_names_its_base_as_others_know_it(
+    mixture, monkeypatch, tiny_model
+):
+    config, storage = mixture
+    job = plan_training(with_engine(config, "unsloth"), "small", storage, "cpu")
+    monkeypatch.setenv(ON_CPU_VARIABLE, "1")
+    records = []
+
+    @dg.asset
+    def stage(context: dg.AssetExecutionContext, worker: WorkerResource) -> dg.MaterializeResult:
+        module = "qwenft_assets.training.worker"
+        records.append(worker.run(context, module, job, LauncherConfig()))
+        return dg.MaterializeResult()
+
+    dg.materialize([stage], resources={"worker": WorkerResource()})
+    record, folder = records[0], storage.adapter("small", job.version)
+    assert (record["engine"], record["attention"]) == ("unsloth", "sdpa x 2")
+    assert "unsloth" in record["versions"]
+    named = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    assert named["base_model_name_or_path"] == job.base.name
+    from qwenft_assets.model.engines.peft import load_adapter, load_base
+
+    load_adapter(load_base(tiny_model, "fp32", "cpu"), folder)
+
+
+def test_only_another_engine_makes_another_version(mixture):
+    config, storage = mixture
+    auto, peft, unsloth = (
+        plan_training(with_engine(config, engine), "small", storage, "cpu")
+        for engine in ("auto", "peft", "unsloth")
+    )
+    assert auto.version == peft.version != unsloth.version
+    assert (auto.engine, unsloth.engine) == ("peft", "unsloth")
+
+
+def test_auto_does_not_ask_what_is_installed(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: object())
+    assert engine_of(TrainingConfig(engine="auto")) == "peft"
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        pytest.param(None, r"not installed here.*pip install 'qwenft\[unsloth\]'", id="missing"),
+        pytest.param(object(), "needs a CUDA GPU", id="no-gpu"),
+    ],
+)
+def test_what_unsloth_lacks_is_told_before_a_run(monkeypatch, found, message):
+    monkeypatch.delenv(ON_CPU_VARIABLE, raising=False)
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: found)
+    with pytest.raises(DeviceError, match=message):
+        require_engine(TrainingConfig(engine="unsloth"), "cpu")
+
+
+def test_unsloth_is_refused_in_several_processes(mixture, monkeypatch):
+    config, storage = mixture
+    monkeypatch.setattr(engines.importlib.util, "find_spec", lambda _: object())
+    launcher = LauncherConfig(kind="accelerate", processes=2)
+    several = with_engine(config, "unsloth").model_copy(update={"launcher": launcher})
+    monkeypatch.setenv(ON_CPU_VARIABLE, "1")
+    with pytest.raises(ConfigError, match="runs in one process"):
+        require_feasible(several, "small", storage, Device("cpu", "cpu", 0, 0))

@@ -1,0 +1,124 @@
+"""Checkpoints of a training away from its step's machine: the store and a stage hold the same ones."""
+
+import pytest
+
+from qwenft_assets.errors import StorageError
+from qwenft_assets.storage.root import Storage
+from qwenft_assets.storage.staging import (
+    delivering,
+    fetch_all,
+    fetch_below,
+    receive,
+    remove,
+    send_all,
+)
+from qwenft_assets.training.checkpoints import send_checkpoints
+from qwenft_assets_tests.loopback_s3 import BUCKET
+
+FAILING = 0.1
+
+
+@pytest.fixture(params=["s3", "memory"])
+def machines(request, tmp_path):
+    """Two of them with stages of one remote root; on S3, a tenth of the requests fails."""
+    if request.param == "memory":
+        url = f"memory://{tmp_path.name}"
+    else:
+        request.getfixturevalue("s3").failing = FAILING
+        url = f"s3://{BUCKET}/{tmp_path.name}"
+    found = Storage(tmp_path / "here", url), Storage(tmp_path / "there", url)
+    for storage in found:
+        storage.ensure_writable()
+    return found
+
+
+def checkpoints_of(storage):
+    return storage.adapters("small") / ".version.checkpoints"
+
+
+def save(storage, step, content=b"state"):
+    folder = checkpoints_of(storage) / f"checkpoint-{step}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "optimizer.pt").write_bytes(content)
+    return folder
+
+
+def found_in(storage):
+    return {
+        file.parent.name: file.read_bytes()
+        for file in checkpoints_of(storage).glob("checkpoint-*/optimizer.pt")
+    }
+
+
+def test_another_machine_has_the_checkpoints_that_were_kept(machines):
+    here, there = machines
+    first = save(here, 2, b"first")
+    send_all(here, first.parent)
+    save(here, 4)
+    remove_locally(first)
+    save(here, 12, b"newest")
+    send_all(here, first.parent)
+    fetch_all(there, checkpoints_of(there))
+    assert found_in(there) == {"checkpoint-4": b"state", "checkpoint-12": b"newest"}
+
+
+def test_what_the_store_has_not_is_removed_before_a_training_goes_on(machines):
+    here, there = machines
+    save(there, 3, b"never sent")
+    save(there, 2, b"of another run")
+    save(here, 2)
+    send_all(here, checkpoints_of(here))
+    fetch_all(there, checkpoints_of(there))
+    assert found_in(there) == {"checkpoint-2": b"state"}
+
+
+def test_a_checkpoint_takes_the_place_of_one_of_the_same_step(machines):
+    here, there = machines
+    for storage, content in ((here, b"of a run that was cut off"), (there, b"of this one")):
+        save(storage, 2, content)
+        send_all(storage, checkpoints_of(storage))
+    fetch_all(here, checkpoints_of(here))
+    assert found_in(here) == {"checkpoint-2": b"of this one"}
+
+
+def test_checkpoints_that_are_gone_here_are_removed_there(machines):
+    here, there = machines
+    remove_locally(save(here, 2))
+    send_all(here, checkpoints_of(here))
+    save(there, 4)
+    fetch_all(there, checkpoints_of(there))
+    assert found_in(there) == {}
+
+
+def test_readers_of_artifacts_do_not_fetch_checkpoints(machines):
+    here, there = machines
+    send_all(here, save(here, 2).parent)
+    fetch_below(there, there.root)
+    assert found_in(there) == {}
+
+
+def test_a_step_receives_what_a_process_elsewhere_sent_for_it(machines):
+    here, there = machines
+    folders = [storage.adapter("small", "version") for storage in machines]
+    with delivering(here, folders[0]):
+        with delivering(there, folders[1]):
+            folders[1].mkdir(parents=True)
+            (folders[1] / "training.json").write_bytes(b"made there")
+        receive(here, folders[0])
+        assert (folders[0] / "training.json").read_bytes() == b"made there"
+    remove(there, folders[1])
+
+
+def test_a_store_that_cannot_be_written_is_told_and_training_goes_on(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise StorageError("s3://bucket: failed")
+
+    monkeypatch.setattr("qwenft_assets.training.checkpoints.send_all", refuse)
+    said = []
+    send_checkpoints(Storage(tmp_path), tmp_path, said.append)
+    assert said == ["checkpoints not sent: s3://bucket: failed"]
+
+
+def remove_locally(folder):
+    (folder / "optimizer.pt").unlink()
+    folder.rmdir()
