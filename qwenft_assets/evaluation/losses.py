@@ -14,10 +14,10 @@ from qwenft_assets.evaluation.flat_losses import Later, flat_batches, flat_decod
 from qwenft_assets.model.decoder import FlatDecoder
 from qwenft_assets.model.fsdp import is_sharded
 from qwenft_assets.model.loss import SpanLosses, batches_by_length, span_losses
+from qwenft_assets.model.memory import free_cached, is_out_of_memory
 from qwenft_assets.model.tokens import TokenRow, lengths_of
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.training.out_of_memory import free_cached, is_out_of_memory
 
 Item = TypeVar("Item")
 BASE, ADAPTER, CHAMPION = "base", "adapter", "champion"

@@ -243,3 +243,18 @@ def activation_bytes_per_token(shape: ModelShape, *, checkpointing: bool) -> int
 
 def _format_plan(plan: MemoryPlan) -> str:
     return ", ".join(f"{name} {gib:.1f}" for name, gib in plan.parts_gib.items())
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch reports that the memory of the GPU or of the machine is used up."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def free_cached() -> None:
+    """Return unused GPU memory from torch's allocator, whose free blocks may be too fragmented."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

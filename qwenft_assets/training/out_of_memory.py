@@ -11,6 +11,8 @@ from qwenft_assets.model.memory import (
     ModelShape,
     activation_bytes_per_token,
     fixed_gib,
+    free_cached,
+    is_out_of_memory,
     shape_of,
 )
 from qwenft_assets.processes.child import Log
@@ -106,18 +108,3 @@ class OutOfMemory:
         if settings.weights == "nf4":
             return f"training.max_vram_gib: {now['weights']:.0f} ({gain}: held in 4 bits)"
         return f"training.weights: {lighter} ({gain})"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch says that the GPU's or the machine's memory is used up."""
-    import torch
-
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def free_cached() -> None:
-    """Give back what the allocator keeps in pieces that are too small."""
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
