@@ -1,5 +1,7 @@
 """The graph as Dagster sees it, and that looking at it costs no heavy import."""
 
+import os
+import pkgutil
 import subprocess
 import sys
 from typing import Any
@@ -7,8 +9,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from qwenft_assets.config import RECIPE_NAMES, SOURCE_NAMES
-from qwenft_assets.definitions import defs
+import qwenft_assets
+from qwenft_assets.config import RECIPE_NAMES, SOURCE_NAMES, Config
+from qwenft_assets.definitions import build_defs, defs
+from qwenft_assets.resources import GpuResource
 
 FLOW = ["source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release"]
 GROUPS = ["sources", "mixture", "training", "evaluation", "release"]
@@ -105,3 +109,48 @@ def test_importing_loads_no_heavy_module(module):
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "[]"
+
+
+def test_another_config_gives_another_graph():
+    automation = {
+        "switched_on": ["rebuild_small"],
+        "rebuild_small_cron": "5 4 * * 2",
+        "fresh_days": None,
+    }
+    own = build_defs(Config.model_validate({"name": "own", "automation": automation}))
+    schedule = own.resolve_schedule_def("rebuild_small")
+    assert schedule.cron_schedule == "5 4 * * 2"
+    assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert defs.resolve_schedule_def("rebuild_small").cron_schedule == "0 3 * * 1"
+    assert node("release").freshness_policy
+    assert not own.resolve_asset_graph().get(dg.AssetKey("release")).freshness_policy
+
+
+def test_a_resource_is_replaced_by_name():
+    own = build_defs(Config(name="own"), resources={"gpu": GpuResource(device="cpu")})
+    found: Any = own.resources
+    assert found["gpu"].device == "cpu"
+    assert set(found) == set(defs.resources or {})
+
+
+def test_only_the_definitions_read_a_config_on_import():
+    names = [
+        module.name
+        for module in pkgutil.walk_packages(qwenft_assets.__path__, "qwenft_assets.")
+        if not module.name.endswith(("__main__", ".definitions"))
+    ]
+    code = f"import importlib\nfor name in {names!r}: importlib.import_module(name)"
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False,
+        env={**os.environ, "QWENFT_CONFIG": "/nowhere/broken.yaml"},
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr
+    assert "Warning" not in answer.stderr
+
+
+def test_looking_at_the_graph_warns_of_nothing():
+    answer = subprocess.run(
+        [sys.executable, "-c", "import qwenft_assets.definitions"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert answer.stderr == ""

@@ -3,15 +3,16 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 import yaml
 from dagster_k8s.container_context import K8sContainerContext
-from dagster_k8s.job import get_user_defined_k8s_config
+from dagster_k8s.job import UserDefinedDagsterK8sConfig
 
-from qwenft_assets.automation.executor import make_executor
-from qwenft_assets.config import PROJECT_ROOT, AutomationConfig
+from qwenft_assets.automation.jobs import make_executor
+from qwenft_assets.config import PROJECT_ROOT, AutomationConfig, Config
 from qwenft_assets.errors import ConfigError
 
 DEPLOY = PROJECT_ROOT / "deploy"
@@ -124,37 +125,22 @@ def test_the_code_server_is_started_on_the_graph(deployment):
     assert deployment["env"]["QWENFT_STORAGE"].startswith("s3://")
 
 
-STEPS = """
-import json
-from qwenft_assets.definitions import defs
-tags = {n.name: dict(n.tags) for n in defs.resolve_job_def("finetune_job").nodes}
-print(json.dumps({"tags": tags, "executor": defs.executor.name}))
-"""
+def config_of(**sections):
+    return Config.model_validate({"name": "k8s", **sections})
 
 
 @pytest.mark.parametrize(
     ("device", "with_gpu"), [("cuda", {"lora_adapter", "evaluation"}), ("cpu", set())]
 )
-def test_only_training_and_evaluation_ask_for_a_gpu(tmp_path, device, with_gpu):
-    import json
-
-    config = tmp_path / "k8s.yaml"
-    config.write_text(
-        f"automation: {{executor: k8s}}\ntraining: {{device: {device}}}\n", encoding="utf-8"
-    )
-    answer = subprocess.run(
-        [sys.executable, "-c", STEPS], capture_output=True, text=True, check=False,
-        cwd=PROJECT_ROOT, env={"PATH": "", "QWENFT_CONFIG": str(config)},
-    )  # fmt: skip
-    assert answer.returncode == 0, answer.stderr
-    found = json.loads(answer.stdout)
-    assert found["executor"] == "k8s"
-    limits = {
-        name: get_user_defined_k8s_config(tags).container_config.get("resources", {}).get("limits")
-        for name, tags in found["tags"].items()
-    }
-    assert {name for name, limit in limits.items() if limit} == with_gpu
-    assert all(limits[name] == {"nvidia.com/gpu": "1"} for name in with_gpu)
+def test_only_training_and_evaluation_ask_for_a_gpu(device, with_gpu):
+    executor = make_executor(config_of(automation={"executor": "k8s"}, training={"device": device}))
+    assert executor.name == "k8s"
+    applied: Any = executor.apply_config_mapping({"config": {}})
+    steps = applied.value["config"].get("per_step_k8s_config", {})
+    assert set(steps) == with_gpu
+    for step in steps.values():
+        asked = UserDefinedDagsterK8sConfig.from_dict(step)
+        assert asked.container_config == {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
 
 
 def test_steps_share_the_runs_process_by_default():
@@ -164,7 +150,7 @@ def test_steps_share_the_runs_process_by_default():
 def test_an_executor_that_is_not_installed_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "dagster_k8s", None)
     with pytest.raises(ConfigError, match=r"automation\.executor: k8s needs dagster-k8s"):
-        make_executor(AutomationConfig(executor="k8s"))
+        make_executor(config_of(automation={"executor": "k8s"}))
 
 
 def snake_keys(config):

@@ -6,7 +6,6 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.policies import DATA_CHANGED, gpu_step_tags
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -56,12 +55,10 @@ PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
     partitions_def=RECIPES,
     deps=[lora_adapter, mixed_dataset],
     pool="gpu",
-    op_tags=gpu_step_tags(),
     group_name="evaluation",
     kinds={"pytorch"},
     owners=OWNERS,
     code_version=CODE_VERSION,
-    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(
             "adapter_better_than_base",

@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from qwenft_assets.assets.policies import DATA_CHANGED
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
@@ -53,7 +52,6 @@ LENGTH_COLUMNS = ("rows", "tokens", "p50", "p95", "max", "truncated_rows")
     kinds={"python", "parquet"},
     owners=OWNERS,
     code_version=CODE_VERSION,
-    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(name, asset="mixed_dataset", blocking=True, description=description)
         for name, description in CHECKS.items()

@@ -7,7 +7,6 @@ import dagster as dg
 
 from qwenft_assets.assets.evaluation import evaluation
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.policies import DATA_CHANGED, freshness_policy
 from qwenft_assets.assets.reporting import (
     MAX_INLINE_BYTES,
     OWNERS,
@@ -43,8 +42,6 @@ LONGEST_TAG = 400
     kinds={"json"},
     owners=OWNERS,
     code_version=CODE_VERSION,
-    automation_condition=DATA_CHANGED,
-    freshness_policy=freshness_policy(),
     check_specs=[
         dg.AssetCheckSpec(
             GATE,

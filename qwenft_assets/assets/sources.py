@@ -8,7 +8,6 @@ import dagster as dg
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from qwenft_assets.assets.policies import freshness_policy
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
@@ -49,7 +48,6 @@ class SampleOpConfig(dg.Config):
     kinds={"huggingface", "parquet"},
     owners=OWNERS,
     code_version=CODE_VERSION,
-    freshness_policy=freshness_policy(),
 )
 def source_sample(
     context: dg.AssetExecutionContext, config: SampleOpConfig, project: ProjectResource

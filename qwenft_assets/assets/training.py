@@ -7,7 +7,6 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.policies import DATA_CHANGED, gpu_step_tags
 from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
@@ -51,12 +50,10 @@ SHOWN_FIGURES = (
     partitions_def=RECIPES,
     deps=[mixed_dataset],
     pool="gpu",
-    op_tags=gpu_step_tags(),
     group_name="training",
     kinds={"pytorch", "huggingface"},
     owners=OWNERS,
     code_version=CODE_VERSION,
-    automation_condition=DATA_CHANGED,
     check_specs=[
         dg.AssetCheckSpec(
             "loss_is_finite",

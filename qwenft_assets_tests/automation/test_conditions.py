@@ -3,19 +3,21 @@
 import dagster as dg
 import pytest
 
-from qwenft_assets.config import RECIPE_NAMES, SOURCE_NAMES
-from qwenft_assets.definitions import defs
+from qwenft_assets.config import RECIPE_NAMES, SOURCE_NAMES, Config
+from qwenft_assets.definitions import build_defs
 
 CHAIN = ("mixed_dataset", "lora_adapter", "evaluation", "release")
 
 
 @pytest.fixture
-def instance(tmp_path, monkeypatch):
-    config = tmp_path / "own.yaml"
-    config.write_text("automation: {recipes: [small]}", encoding="utf-8")
-    monkeypatch.setenv("QWENFT_CONFIG", str(config))
+def instance():
     with dg.DagsterInstance.ephemeral() as instance:
         yield instance
+
+
+def defs_of(*recipes):
+    settings = {"name": "own", "automation": {"recipes": recipes}}
+    return build_defs(Config.model_validate(settings))
 
 
 def sample(instance, version, sources=SOURCE_NAMES):
@@ -29,7 +31,8 @@ def tell(instance, asset, partition, version):
     )
 
 
-def requested(instance, cursor=None):
+def requested(instance, cursor=None, recipes=("small",)):
+    defs = defs_of(*recipes)
     result = dg.evaluate_automation_conditions(defs=defs, instance=instance, cursor=cursor)
     found = {name: result.get_requested_partitions(dg.AssetKey(name)) for name in CHAIN}
     return {name: keys for name, keys in found.items() if keys}, result.cursor
@@ -54,11 +57,12 @@ def test_the_first_samples_request_small_and_never_large(instance):
     assert requested(instance, cursor)[0] == {name: {"small"} for name in CHAIN}
 
 
-def test_large_is_requested_where_the_config_names_it(instance, tmp_path):
-    (tmp_path / "own.yaml").write_text("automation: {recipes: [small, large]}", encoding="utf-8")
-    _, cursor = requested(instance)
+def test_large_is_requested_where_the_config_names_it(instance):
+    _, cursor = requested(instance, recipes=RECIPE_NAMES)
     sample(instance, "a")
-    assert requested(instance, cursor)[0] == {name: {"small", "large"} for name in CHAIN}
+    assert requested(instance, cursor, RECIPE_NAMES)[0] == {
+        name: {"small", "large"} for name in CHAIN
+    }
 
 
 def test_samples_with_the_same_data_version_request_nothing_and_another_one_does(instance):
