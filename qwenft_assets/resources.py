@@ -27,7 +27,6 @@ from qwenft_assets.model.device import Device, find_gpus, resolve_device
 from qwenft_assets.processes.parent import WorkerProcess
 from qwenft_assets.storage.locking import hold_gpu
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import require_writable
 
 
 class ProjectResource(dg.ConfigurableResource):
@@ -45,7 +44,7 @@ class ProjectResource(dg.ConfigurableResource):
     def storage(self, config: Config) -> Storage:
         """The storage root, checked to be writable, and what killed runs left there mended."""
         storage = Storage(config.storage_path(), config.storage_url())
-        require_writable(storage)
+        storage.ensure_writable()
         storage.recover()
         return storage
 

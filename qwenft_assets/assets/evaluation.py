@@ -34,7 +34,6 @@ from qwenft_assets.resources import (
 )
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import address, delivering, fetch
 from qwenft_assets.training.job import plan_training
 
 PART_COLUMNS = (
@@ -83,14 +82,14 @@ def evaluation(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
-        fetch(storage, storage.mixed_dataset(recipe), storage.release(recipe))
+        storage.fetch(storage.mixed_dataset(recipe), storage.release(recipe))
         training = plan_training(
             config, recipe, storage, gpu.resolve(config.training, context.log.info).type
         )
         _fetch_adapters(storage, recipe, training.version)
         job = plan_evaluation(config, training, storage)
         folder = storage.evaluation(recipe, job.adapter_version)
-        with delivering(storage, folder), storage.lock(f"evaluation-{recipe}"):
+        with storage.working_on(makes=[folder]), storage.lock(f"evaluation-{recipe}"):
             result = read_evaluation(storage, recipe, job.adapter_version)
             reused = is_current(result, job)
             if result is None or not reused:
@@ -108,7 +107,7 @@ def evaluation(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(short_hash(job.inputs, result["champion_version"])),
         metadata={
-            "dagster/uri": address(storage, folder, "evaluation.json"),
+            "dagster/uri": storage.address(folder, "evaluation.json"),
             "unchanged": reused,
             "perplexity": _rounded(result["perplexity"]),
             "base_perplexity": _rounded(result["base_perplexity"]),
@@ -150,7 +149,7 @@ def _fetch_adapters(storage: Storage, recipe: RecipeName, version: str) -> None:
     """The adapter and the champion that it is compared with, and what that one was trained on."""
     champion = read_champion(storage, recipe) or {}
     for needed in {version, champion.get("version", version)}:
-        fetch(storage, *read_of_version(storage, recipe, needed))
+        storage.fetch(*read_of_version(storage, recipe, needed))
 
 
 def _parts_table(label: str, parts: dict[str, Any]) -> dg.TableMetadataValue:

@@ -32,8 +32,7 @@ from qwenft_assets.model.row_lengths import RowLengths, row_lengths
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.resources import ProjectResource, recipe_of_partition
-from qwenft_assets.storage.root import MIXTURE_FILE, Storage
-from qwenft_assets.storage.staging import address, delivering, fetch_below
+from qwenft_assets.storage.root import ALL, MIXTURE_FILE, Storage
 
 CHECKS = {
     "schema_valid": "Each line holds exactly instruction, input and output, as text.",
@@ -70,10 +69,9 @@ def mixed_dataset(
         config = project.config()
         storage = project.storage(config)
         folder = storage.mixed_dataset(recipe)
-        fetch_below(storage, storage.root / "source_sample")
         counter, why_not = _token_counter(config, storage)
         lengths = None
-        with delivering(storage, folder):
+        with storage.working_on(reads=[storage.source_sample(ALL)], makes=[folder]):
             report = build_mixture(config, recipe, storage, counter, report_progress)
             findings = verify_mixture(config, storage, recipe, report_progress)
             if counter is not None:
@@ -89,7 +87,7 @@ def mixed_dataset(
         metadata={
             "dagster/row_count": manifest["rows"],
             "dagster/column_schema": COLUMN_SCHEMA,
-            "dagster/uri": address(storage, folder, MIXTURE_FILE),
+            "dagster/uri": storage.address(folder, MIXTURE_FILE),
             "unchanged": report.reused,
             "train_rows": manifest["train_rows"],
             "eval_rows": manifest["eval_rows"],

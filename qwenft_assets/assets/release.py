@@ -26,7 +26,6 @@ from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import address, delivering, fetch, fetch_overview
 from qwenft_assets.training.job import plan_training
 
 CODE_VERSION = "2"
@@ -64,10 +63,10 @@ def release(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
-        fetch_overview(storage)
+        storage.fetch_overview()
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
-        fetch(storage, storage.evaluation(recipe, training.version))
-        with delivering(storage, storage.release(recipe)):
+        storage.fetch(storage.evaluation(recipe, training.version))
+        with storage.working_on(makes=[storage.release(recipe)]):
             before = last_decision(storage, recipe) or {}
             report = release_adapter(config, plan_evaluation(config, training, storage), storage)
             pruned = prune_versions(config, recipe, storage)
@@ -77,7 +76,7 @@ def release(
             champion = (
                 champion_metadata(storage, recipe, report.champion or {}) if report.released else {}
             )
-        where = address(storage, storage.release(recipe), "champion.json")
+        where = storage.address(storage.release(recipe), "champion.json")
     if pruned:
         context.log.info("release %s: removed old versions %s", recipe, ", ".join(pruned))
     outcome = "released" if report.released else "refused"
@@ -174,7 +173,7 @@ def report_move(
             partition=recipe,
             description=f"{entry['action']} by {entry['who']}: {entry['why']}",
             metadata={
-                "dagster/uri": address(storage, storage.release(recipe), "champion.json"),
+                "dagster/uri": storage.address(storage.release(recipe), "champion.json"),
                 **champion_metadata(storage, recipe, entry),
                 "action": entry["action"],
                 "previous": entry["previous"] or "none",

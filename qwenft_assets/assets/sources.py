@@ -23,7 +23,6 @@ from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import also_logged, progress_bar
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
-from qwenft_assets.storage.staging import address, delivering
 
 SHOWN_HITS = 10
 
@@ -63,7 +62,7 @@ def source_sample(
         for source in sources_of_partitions(context):
             title = f"sampling {source}"
             folder = storage.source_sample(source)
-            with delivering(storage, folder), progress_bar(title) as on_terminal:
+            with storage.working_on(makes=[folder]), progress_bar(title) as on_terminal:
                 report_progress = also_logged(on_terminal, context.log.info, title)
                 report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest
@@ -78,7 +77,7 @@ def source_sample(
                 metadata={
                     "dagster/row_count": manifest["rows"],
                     "dagster/column_schema": COLUMN_SCHEMA,
-                    "dagster/uri": address(storage, folder, "rows.parquet"),
+                    "dagster/uri": storage.address(folder, "rows.parquet"),
                     "unchanged": report.reused,
                     "first_rows": first_rows(folder / "rows.parquet"),
                     "scanned": manifest["scanned"],

@@ -16,7 +16,6 @@ from qwenft_assets.resources import (
     recipe_of_partition,
 )
 from qwenft_assets.storage.files import sha256_of_file
-from qwenft_assets.storage.staging import address, delivering, fetch
 from qwenft_assets.training.feasibility import in_one_line, require_feasible
 from qwenft_assets.training.job import (
     CODE_VERSION,
@@ -78,12 +77,12 @@ def lora_adapter(
     with one_line_failures():
         config = project.config()
         storage = project.storage(config)
-        fetch(storage, storage.mixed_dataset(recipe))
+        storage.fetch(storage.mixed_dataset(recipe))
         device = gpu.resolve(config.training, context.log.info)
         job = plan_training(config, recipe, storage, device.type)
         folder = storage.adapter(recipe, job.version)
         with (
-            delivering(storage, folder, storage.adapters(recipe)),
+            storage.working_on(makes=[folder, storage.adapters(recipe)]),
             storage.lock(f"lora_adapter-{recipe}"),
         ):
             record = whole_adapter(storage, recipe, job.version)
@@ -109,7 +108,7 @@ def lora_adapter(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(job.version),
         metadata={
-            "dagster/uri": address(storage, folder),
+            "dagster/uri": storage.address(folder),
             "unchanged": reused,
             **_pictures(history, folder),
             **{name: _rounded(record[name]) for name in SHOWN_FIGURES},

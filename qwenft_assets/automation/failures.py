@@ -9,7 +9,7 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.rebuilds.notices import FailureNotice, notifiers, without_secrets
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.resources import ProjectResource
-from qwenft_assets.storage.staging import fetch_below
+from qwenft_assets.storage.root import ALL
 
 
 def make_failure_sensor(settings: AutomationConfig) -> dg.SensorDefinition:
@@ -78,7 +78,7 @@ def _champions(project: ProjectResource) -> str:
     """Who serves each recipe."""
     config = project.config()
     storage = project.storage(config)
-    fetch_below(storage, storage.root / "release")
+    storage.fetch(storage.release(ALL))
     found = {recipe: read_champion(storage, recipe) for recipe in RECIPE_NAMES}
     named = [f"{recipe} {entry['version']}" for recipe, entry in found.items() if entry]
     return ", ".join(named) or "none yet"

@@ -12,7 +12,6 @@ from qwenft_assets.config import AutomationConfig, RecipeName
 from qwenft_assets.rebuilds.standing import standing
 from qwenft_assets.rebuilds.upstream import sources_of_recipe, survey
 from qwenft_assets.resources import ProjectResource
-from qwenft_assets.storage.staging import fetch_overview
 
 
 def make_schedules(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
@@ -58,7 +57,7 @@ def _tick(
     busy = run_under_way(context.instance, recipe)
     if busy is not None:
         return dg.SkipReason(f"{busy.job_name} {busy.run_id} is {busy.status.value}: not twice")
-    fetch_overview(storage)
+    storage.fetch_overview()
     states = survey(config, sources_of_recipe(config, recipe), storage)
     changed = [state for state in states if state.change]
     why = "; ".join(str(state) for state in changed)

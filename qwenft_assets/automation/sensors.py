@@ -24,8 +24,7 @@ from qwenft_assets.rebuilds.upstream import SourceState, source_state, sources_o
 from qwenft_assets.resources import ProjectResource
 from qwenft_assets.sources.registry import repositories
 from qwenft_assets.storage.files import read_json
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch_below
+from qwenft_assets.storage.root import ALL, Storage
 
 
 def make_sensors(settings: AutomationConfig) -> list[dg.SensorDefinition]:
@@ -144,7 +143,7 @@ def _look_at(
     So a revision that fails is tried once here, and again by the scheduled rebuild.
     """
     mixed = _recipes_by_source(config)
-    fetch_below(storage, storage.root / "source_sample")
+    storage.fetch(storage.source_sample(ALL))
     names: list[SourceName] = [
         name
         for name in SOURCE_NAMES

@@ -21,8 +21,7 @@ from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.storage.integrity import check_artifacts
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch_below, require_writable
+from qwenft_assets.storage.root import ALL, Storage
 
 MIN_FREE_DISK_GIB = {"demo": 2.0}
 MIN_FREE_DISK_GIB_OTHER = 40.0
@@ -85,7 +84,7 @@ def _examine(name: str, look: Callable[[], str]) -> Examined:
 def _artifacts(storage: Storage) -> list[Examined]:
     """Each artifact by its place below the root, with the hashes of its files."""
     with progress_bar("reading artifacts") as report_progress:
-        fetch_below(storage, storage.root)
+        storage.fetch(storage.root / ALL)
         results: list[Examined] = []
         for checked in check_artifacts(storage):
             name = str(checked.folder.relative_to(storage.root))
@@ -151,7 +150,7 @@ def _base_model(config: Config) -> str:
 
 def _storage(config: Config) -> str:
     storage = storage_of(config)
-    require_writable(storage)
+    storage.ensure_writable()
     return storage.where
 
 

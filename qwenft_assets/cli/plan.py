@@ -22,7 +22,6 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.model.device import GPU_ONLY_WEIGHTS, Device, find_gpus, resolve_device
 from qwenft_assets.model.engines import engine_of
 from qwenft_assets.storage.root import GIB, Storage
-from qwenft_assets.storage.staging import fetch_overview, require_writable
 from qwenft_assets.training.feasibility import format_hours, format_launcher, require_feasible
 from qwenft_assets.training.forecast import (
     Forecast,
@@ -63,8 +62,8 @@ def plan(
     settings = load(config)
     name = recipe_named(settings, recipe)
     storage = storage_of(settings)
-    require_writable(storage)
-    fetch_overview(storage)
+    storage.ensure_writable()
+    storage.fetch_overview()
     work = work_of(settings, name, storage)
     device, refusal = None, None
     try:

@@ -23,7 +23,6 @@ from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.release import registry
 from qwenft_assets.release.history import read_history
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering, fetch
 
 releases = typer.Typer(
     help="The champion and its history; promote a version by hand, or roll back.",
@@ -75,7 +74,7 @@ def show(
     Example: `qwenft releases show 0f1e2d3c4b5a6978`
     """
     _, name, storage = _opened(config, recipe)
-    fetch(storage, storage.evaluation(name, version))
+    storage.fetch(storage.evaluation(name, version))
     evaluation = read_evaluation(storage, name, version)
     history = [line for line in read_history(storage, name) if line["version"] == version]
     if evaluation is None and not history:
@@ -122,8 +121,9 @@ def promote(
     """
     settings, name, storage = _opened(config, recipe)
     use_dagster_home()
-    fetch(storage, storage.evaluation(name, version))
-    with delivering(storage, storage.release(name)):
+    with storage.working_on(
+        reads=[storage.evaluation(name, version)], makes=[storage.release(name)]
+    ):
         entry = registry.promote(settings, storage, name, version, _reason(why), force=force)
     _report(storage, name, entry, as_json=as_json)
 
@@ -143,7 +143,7 @@ def rollback(
     """
     _, name, storage = _opened(config, recipe)
     use_dagster_home()
-    with delivering(storage, storage.release(name)):
+    with storage.working_on(makes=[storage.release(name)]):
         entry = registry.rollback(storage, name, _reason(why))
     _report(storage, name, entry, as_json=as_json)
 
@@ -151,7 +151,7 @@ def rollback(
 def _opened(config: Any, recipe: str) -> tuple[Config, RecipeName, Storage]:
     settings = load(config)
     name, storage = recipe_named(settings, recipe), storage_of(settings)
-    fetch(storage, storage.release(name))
+    storage.fetch(storage.release(name))
     return settings, name, storage
 
 

@@ -30,7 +30,6 @@ from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName, SourceName
 from qwenft_assets.errors import ConfigError, GateRefusedError, error_by_name
 from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe
 from qwenft_assets.sources.registry import bundled_sources
-from qwenft_assets.storage.staging import fetch_overview, require_writable
 from qwenft_assets.training.feasibility import require_feasible_here
 
 EXIT_REFUSED = 3
@@ -86,7 +85,7 @@ def sample(
     settings = load(config)
     if source not in SOURCE_NAMES:
         raise ConfigError(f"{source}: no such source. There is: {', '.join(SOURCE_NAMES)}.")
-    require_writable(storage_of(settings))
+    storage_of(settings).ensure_writable()
     use_dagster_home()
 
     import dagster as dg
@@ -107,8 +106,8 @@ def rebuild(
     """
     started = time.monotonic()
     storage = storage_of(config)
-    require_writable(storage)
-    fetch_overview(storage)
+    storage.ensure_writable()
+    storage.fetch_overview()
     require_feasible_here(config, recipe, storage)
     use_dagster_home()
 

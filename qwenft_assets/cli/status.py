@@ -16,7 +16,6 @@ from qwenft_assets.cli.options import (
 )
 from qwenft_assets.config import Config
 from qwenft_assets.rebuilds.upstream import short
-from qwenft_assets.storage.staging import fetch_overview
 
 
 def status(
@@ -52,7 +51,7 @@ def make_report(config: Config, *, ask_upstream: bool) -> dict[str, Any]:
     from qwenft_assets.rebuilds.report import recipe_report, sources_report
 
     storage, now = storage_of(config), datetime.now(tz=UTC)
-    fetch_overview(storage)
+    storage.fetch_overview()
     with dg.DagsterInstance.get() as instance:
         return {
             "config": config.name,

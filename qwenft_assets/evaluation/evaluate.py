@@ -43,8 +43,8 @@ from qwenft_assets.processes.child import Log
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import rows_version, seeded_order
-from qwenft_assets.storage.atomic_writes import atomic_folder
 from qwenft_assets.storage.files import (
+    atomic_folder,
     read_parquet,
     sha256_of_file,
     write_json,
@@ -53,7 +53,6 @@ from qwenft_assets.storage.files import (
 )
 from qwenft_assets.storage.locking import hold_device
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering
 from qwenft_assets.text.chatml import render_prompt
 from qwenft_assets.training.job import training_record
 
@@ -90,7 +89,9 @@ def evaluate(
         if ranks.is_main_process:
             held.enter_context(storage.lock(f"evaluating-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
-            held.enter_context(delivering(storage, *job.makes(storage)))
+            held.enter_context(
+                storage.working_on(makes=[storage.evaluation(job.recipe, job.adapter_version)])
+            )
         ranks.barrier()
         return _evaluate(job, storage, report_progress, log, ranks)
 

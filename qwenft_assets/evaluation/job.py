@@ -13,7 +13,6 @@ from qwenft_assets.model.base import BaseModelRef, base_model_here
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch
 from qwenft_assets.training.job import TrainingJob, require_mixture, training_record
 
 CODE_VERSION = "2"
@@ -41,10 +40,6 @@ class EvaluationJob(BaseModel):
     storage_url: str | None = None
     """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
 
-    def makes(self, storage: Storage) -> tuple[Path, ...]:
-        """Folders of the artifacts that it makes."""
-        return (storage.evaluation(self.recipe, self.adapter_version),)
-
     def staged(self, storage: Storage) -> Self:
         """The job on a machine whose stage is `storage`, with what it reads fetched.
 
@@ -54,9 +49,9 @@ class EvaluationJob(BaseModel):
             EvaluationError: The user's prompts or frozen rows are not on that machine.
             StorageError: The store cannot be read.
         """
-        fetch(storage, storage.mixed_dataset(self.recipe))
+        storage.fetch(storage.mixed_dataset(self.recipe))
         for version in filter(None, (self.adapter_version, self.champion_version)):
-            fetch(storage, *read_of_version(storage, self.recipe, version))
+            storage.fetch(*read_of_version(storage, self.recipe, version))
         require_mixture(storage, self.recipe, self.mixture_version)
         if inputs_of(self.adapter_version, self.mixture_version, self.settings) != self.inputs:
             raise EvaluationError(

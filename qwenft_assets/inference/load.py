@@ -21,8 +21,7 @@ from qwenft_assets.model.base import BaseModelRef, fetch_base_model, find_base_m
 from qwenft_assets.model.device import Device
 from qwenft_assets.model.engines.peft import load_adapter, load_base, load_tokenizer
 from qwenft_assets.storage.files import read_json
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch, fetch_below
+from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets.text.chatml import render_prompt
 from qwenft_assets.training.job import RECORD_FILE, latest_version, training_record
 
@@ -60,7 +59,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
     """
     if which == NO_ADAPTER:
         return None
-    fetch(storage, storage.release(recipe), storage.adapters(recipe))
+    storage.fetch(storage.release(recipe), storage.adapters(recipe))
     champion = read_json(storage.release(recipe) / CHAMPION_FILE)
     if which == "champion" and champion is None:
         raise AdapterError(
@@ -73,7 +72,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
         version = latest_version(storage, recipe)
     else:
         version = str(which)
-    fetch(storage, storage.adapter(recipe, version))
+    storage.fetch(storage.adapter(recipe, version))
     if training_record(storage, recipe, version) is None:
         known = adapter_versions(storage, recipe)
         raise AdapterError(
@@ -85,7 +84,7 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
 
 def adapter_versions(storage: Storage, recipe: str) -> list[str]:
     """Every finished adapter."""
-    fetch_below(storage, storage.adapters(recipe), records_only=True)
+    storage.fetch(storage.adapter(recipe, ALL), records_only=True)
     return sorted(file.parent.name for file in storage.adapters(recipe).glob(f"*/{RECORD_FILE}"))
 
 

@@ -39,8 +39,8 @@ from qwenft_assets.rows import (
     short_hash,
     table_to_rows,
 )
-from qwenft_assets.storage.atomic_writes import atomic_folder
 from qwenft_assets.storage.files import (
+    atomic_folder,
     is_intact,
     read_json,
     read_parquet,

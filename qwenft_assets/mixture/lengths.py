@@ -14,8 +14,7 @@ from qwenft_assets.config import RecipeName
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.rows import short_hash
-from qwenft_assets.storage.atomic_writes import atomic_path
-from qwenft_assets.storage.files import read_json, write_json
+from qwenft_assets.storage.files import atomic_path, read_json, write_json
 from qwenft_assets.storage.root import Storage
 
 LENGTHS_FILE = "lengths.json"

@@ -13,8 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from qwenft_assets.config import PROJECT_ROOT, TrainingConfig
 from qwenft_assets.errors import BaseModelError
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json, sha256_of_file, write_json
+from qwenft_assets.storage.files import atomic_folder, read_json, sha256_of_file, write_json
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import CHAT_TEMPLATE, END_OF_TEXT, TURN_END
 

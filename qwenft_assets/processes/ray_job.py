@@ -29,8 +29,6 @@ from qwenft_assets.processes.child import (
 from qwenft_assets.processes.ranks import PATIENCE, process_group
 from qwenft_assets.processes.ray_cluster import connected
 from qwenft_assets.processes.ray_node import mark_of, on_this_node
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import receive
 
 SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -86,9 +84,6 @@ def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dic
     if "error" in outcome:
         raise error_by_name(outcome["kind"])(outcome["error"])
     if "result" in outcome:
-        if outcome["sent"]:
-            storage = Storage(job.storage_root, job.storage_url)
-            receive(storage, *job.makes(storage))
         return outcome["result"]
     if stop_requested():
         stop()
@@ -172,7 +167,7 @@ def run_rank(settings: dict[str, Any]) -> None:
     except SystemExit:  # it was asked to stop, and has saved what it had
         return
     if is_main_process:
-        ray.get(board.end.remote({"result": result, "sent": job.storage_url is not None}))
+        ray.get(board.end.remote({"result": result}))
 
 
 def _staged_by_all(job: Any, mark: Path, board: Any) -> Any:

@@ -1,7 +1,7 @@
 """The job on a node of a Ray cluster: on the disk of the machine that runs the step, or on its own.
 
 Which of both it is, a mark tells that the driver leaves below its storage root. A node that does not see
-it keeps a stage of its own in step with the remote root (staging/), as any other machine does.
+it keeps a stage of its own in step with the remote root, as any other machine does.
 """
 
 import os
@@ -14,7 +14,6 @@ from typing import Protocol, Self
 from qwenft_assets.config import stage_folder
 from qwenft_assets.errors import QwenftError, StorageError
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import require_writable
 
 OF_ONE_PROCESS = "memory://"
 
@@ -34,10 +33,6 @@ class StagedJob(Protocol):
 
     def model_copy(self, *, update: dict[str, object]) -> Self:
         """The same but for some fields."""
-        ...
-
-    def makes(self, storage: Storage) -> tuple[Path, ...]:
-        """Folders of the artifacts that it makes."""
         ...
 
     def staged(self, storage: Storage) -> Self:
@@ -79,7 +74,7 @@ def on_this_node(job: StagedJob, mark: Path) -> StagedJob:
     folder = stage_folder(job.storage_url, os.environ.get("QWENFT_STAGE"))
     storage = Storage(folder, job.storage_url)
     try:
-        require_writable(storage)
+        storage.ensure_writable()
         with storage.lock("ray-node"):  # of the processes of one node, one fetches
             storage.recover()
             return job.staged(storage)

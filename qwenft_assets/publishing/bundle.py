@@ -26,8 +26,7 @@ from qwenft_assets.publishing.repository_files import (
 )
 from qwenft_assets.publishing.scan import Scanner, scan
 from qwenft_assets.publishing.subject import Subject, private_rows
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json, write_json, write_text
+from qwenft_assets.storage.files import atomic_folder, read_json, write_json, write_text
 
 CARD_FILE = "README.md"
 LOADING_PACKAGES = ("huggingface_hub", "numpy", "safetensors", "tokenizers")

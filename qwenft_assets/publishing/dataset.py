@@ -14,7 +14,7 @@ from qwenft_assets.publishing.data_table import attribution, data_table, hub_dat
 from qwenft_assets.publishing.scan import PRIVATE_ROW, Scanner
 from qwenft_assets.publishing.subject import Subject
 from qwenft_assets.rows import is_private, table_to_rows
-from qwenft_assets.storage.atomic_writes import atomic_path
+from qwenft_assets.storage.files import atomic_path
 from qwenft_assets.text.personal_data import find_personal_data
 
 if TYPE_CHECKING:

@@ -9,8 +9,7 @@ from qwenft_assets.config import PROJECT_ROOT, DecodingConfig
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.subject import Subject
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json, write_json
+from qwenft_assets.storage.files import atomic_folder, read_json, write_json
 from qwenft_assets.text.chatml import END_OF_TEXT, SYSTEM_PROMPT, TURN_END, TURN_START
 
 CONVERTER = "convert_hf_to_gguf.py"

@@ -18,8 +18,7 @@ from qwenft_assets.model.engines.peft import load_adapter, load_base, load_token
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.adapter import copy_tokenizer
 from qwenft_assets.publishing.subject import Subject
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json, write_json
+from qwenft_assets.storage.files import atomic_folder, read_json, write_json
 from qwenft_assets.text.chatml import render_prompt
 
 VERIFICATION_FILE = "merge_verification.json"

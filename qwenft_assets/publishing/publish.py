@@ -8,8 +8,7 @@ from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.publishing.bundle import Bundle, build_bundle
 from qwenft_assets.publishing.subject import Subject, find_subject
 from qwenft_assets.publishing.targets import Outcome, Target, make_target
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch_below
+from qwenft_assets.storage.root import ALL, Storage
 
 
 @dataclass(frozen=True)
@@ -79,8 +78,7 @@ def prepare(
         config = config.model_copy(update={"publishing": publishing})
     place = make_target(target, config, what, where)
     # All of them: what is private is looked for in what leaves.
-    for kind in ("source_sample", "mixed_dataset"):
-        fetch_below(storage, storage.root / kind)
+    storage.fetch(storage.source_sample(ALL), storage.mixed_dataset(ALL))
     subject = find_subject(config, recipe, version, storage)
     bundle = build_bundle(subject, what, report_progress)
     return Publication(subject, bundle, place)

@@ -19,7 +19,6 @@ from qwenft_assets.release.registry import read_champion
 from qwenft_assets.rows import InstructionRow, is_private, table_to_rows
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch
 from qwenft_assets.training.job import training_record
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -116,7 +115,7 @@ def find_subject(
         PublishingError: Nothing was released, it was not evaluated, or its base model has no public
             name.
     """
-    fetch(storage, storage.release(recipe))
+    storage.fetch(storage.release(recipe))
     champion = read_champion(storage, recipe)
     if champion is None and which is None:
         raise PublishingError(
@@ -129,7 +128,7 @@ def find_subject(
             f"--version {NO_ADAPTER}: the base alone is not ours to publish. "
             "Name an adapter's version, which `qwenft releases list` shows."
         )
-    fetch(storage, storage.evaluation(recipe, version))
+    storage.fetch(storage.evaluation(recipe, version))
     evaluation = read_evaluation(storage, recipe, version)
     if evaluation is None:
         raise PublishingError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.release.history import REFUSE, RELEASE
-from qwenft_assets.storage.atomic_writes import atomic_path
+from qwenft_assets.storage.files import atomic_path
 from qwenft_assets.training.loss_curve import SHARP, few_colour_png
 
 BASE_COLOR, RELEASED_COLOR, REFUSED_COLOR = "#808080", "#c04000", "#000000"

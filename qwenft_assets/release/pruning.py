@@ -6,7 +6,6 @@ from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.release.history import champions_in_turn, read_history
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import remove
 from qwenft_assets.training.job import RECORD_FILE
 
 KEPT_CHAMPIONS = 2
@@ -33,8 +32,8 @@ def prune_versions(config: Config, recipe: RecipeName, storage: Storage) -> list
             folder.name for folder in folders[: -config.keep_versions] if folder.name not in kept
         ]
         for version in removed:
-            remove(storage, storage.evaluation(recipe, version))
-            remove(storage, storage.adapter(recipe, version))
+            storage.remove(storage.evaluation(recipe, version))
+            storage.remove(storage.adapter(recipe, version))
     return removed
 
 

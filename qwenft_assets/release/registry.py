@@ -28,7 +28,6 @@ from qwenft_assets.release.history import (
 )
 from qwenft_assets.storage.files import append_json_line, read_json, write_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch
 from qwenft_assets.training.job import training_record
 
 KEPT_KEYS = (
@@ -255,7 +254,7 @@ def _point_to(storage: Storage, recipe: RecipeName, entry: dict[str, Any]) -> di
 
 
 def _require_adapter(storage: Storage, recipe: RecipeName, version: str) -> None:
-    fetch(storage, storage.adapter(recipe, version))
+    storage.fetch(storage.adapter(recipe, version))
     if training_record(storage, recipe, version) is None:
         known = sorted(p.parent.name for p in storage.adapters(recipe).glob("*/training.json"))
         raise ReleaseError(

@@ -1,10 +1,10 @@
-"""Artifacts in an object store: files that never change, and a pointer that says which are the artifact.
+"""Artifacts in an object store: files that never change, and a pointer to those of the present version.
 
     <root>/mixed_dataset/small/current.json                  {"content": "1f0c…", "files": {…}}
     <root>/mixed_dataset/small/files-1f0c…/rows.parquet
 
-The files of an artifact's folder lie below a key that is a hash of them; the pointer is one small object,
-written last. So a reader has the old artifact or the new one, whenever a writer is killed.
+The files of an artifact lie below a key that is a hash of their contents; the pointer is one small object
+that is written last. So a reader gets the old version or the new one, whenever a writer is killed.
 """
 
 import os
@@ -20,8 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qwenft_assets.errors import StorageError
 from qwenft_assets.rows import short_hash
-from qwenft_assets.storage.atomic_writes import atomic_path
-from qwenft_assets.storage.files import is_intact, sha256_of_file
+from qwenft_assets.storage.files import atomic_path, is_intact, sha256_of_file
 from qwenft_assets.storage.locking import hold, try_hold
 from qwenft_assets.storage.object_store import MissingObjectError, ObjectStore
 
@@ -33,13 +32,13 @@ RECORD_FILES = frozenset(
         *("diff.json", "lengths.json", "latest.json", "champion.json", "history.jsonl"),
     }
 )
-"""The small files that say what an artifact is; put in place last."""
+"""Small files that describe an artifact; written last."""
 KEPT_SECONDS = 24 * 3600.0
-"""Files that no pointer names any more stay so long: someone may still be reading, or sending them."""
+"""How long files stay that no pointer names any more: someone may still be reading or uploading them."""
 ATTEMPTS_AT_A_POINTER = 3
 
 
-class SentFile(BaseModel):
+class StoredFile(BaseModel):
     """One file of an artifact."""
 
     model_config = ConfigDict(frozen=True)
@@ -47,87 +46,88 @@ class SentFile(BaseModel):
     size_bytes: int
     sha256: str
     modified: float
-    """Seconds since 1970, on the machine that made it."""
+    """Seconds since 1970, by the clock of the machine that made it."""
 
 
 class Pointer(BaseModel):
-    """What an artifact is."""
+    """The present version of an artifact."""
 
     model_config = ConfigDict(frozen=True)
 
     content: str
-    """Hash of names and hashes of the files; names their folder."""
+    """Hash of the files' names and hashes; part of the key they lie below."""
     at: str
-    files: dict[str, SentFile]
+    files: dict[str, StoredFile]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """A folder beside a remote root; `name` is an artifact's folder below both, with `/`."""
+class RemoteArtifacts:
+    """The artifacts of a remote root, and their copies in a folder of this machine.
+
+    A `name` is the path of an artifact's folder, the same below the root and below the local folder.
+    """
 
     folder: Path
     store: ObjectStore
 
     def fetch(self, name: str, *, records_only: bool = False) -> None:
-        """Bring an artifact up to date.
-
-        One that the store has not is left alone, and so is one that a step of this machine is at work
-        on.
+        """Download an artifact; leave alone one that a step on this machine is making.
 
         Raises:
-            StorageError: The store cannot be read, or what it holds is not what the pointer says.
+            StorageError: The store cannot be read, or its files are not what their pointer says.
         """
         with try_hold(self._lock_file(name)) as held:
             if held:
-                self._pull(name, records_only=records_only)
+                self._download(name, records_only=records_only)
 
-    def artifacts(self, below: str) -> list[str]:
-        """The names of the artifacts that the store holds below a folder; hidden ones if it is hidden."""
+    def names(self, below: str) -> list[str]:
+        """The artifacts that the store has below a folder; hidden ones only if the folder is hidden."""
         suffix = f"/{POINTER_FILE}"
         names = [key.removesuffix(suffix) for key in self.store.keys(below) if key.endswith(suffix)]
         return [name for name in names if "/." not in name.removeprefix(below)]
 
     @contextmanager
-    def delivering(self, names: list[str]) -> Iterator[None]:
-        """Hold artifacts on this machine: fetched first, sent when the block ends without an error.
+    def working_on(self, names: list[str]) -> Iterator[None]:
+        """Hold artifacts on this machine: downloaded first, uploaded if the block ends without an error.
+
+        What has not changed here, but in the store, is downloaded at the end.
 
         Raises:
-            StorageError: The store cannot be read or written, or another machine has sent one of them
-                in the meantime.
+            StorageError: The store cannot be read or written, or an artifact has changed both here and
+                in the store.
         """
         with ExitStack() as held:
             for name in names:
-                lock_file = self._lock_file(name)
-                held.enter_context(hold(lock_file, f"{self.store.url}/{name}"))
-            before = {name: self._pull(name) for name in names}
+                held.enter_context(hold(self._lock_file(name), f"{self.store.url}/{name}"))
+            before = {name: self._download(name) for name in names}
+            local = {
+                name: pointer.content if pointer else _content_of(self._files(name))
+                for name, pointer in before.items()
+            }
             yield
             for name, pointer in before.items():
-                self._push(name, pointer)
+                files = self._files(name)
+                if _content_of(files) == local[name] and self.pointer(name) != pointer:
+                    self._download(name)
+                else:
+                    self._upload(name, files, pointer)
 
-    def receive(self, name: str) -> None:
-        """Bring an artifact up to date that a process elsewhere has sent for the one that holds it here.
-
-        Raises:
-            StorageError: The store cannot be read, or what it holds is not what the pointer says.
-        """
-        self._pull(name)
-
-    def fetch_all(self, below: str) -> None:
-        """Make the artifacts below a folder those of the store, and no others."""
+    def sync_down(self, below: str) -> None:
+        """Make the local artifacts below a folder those of the store, and remove others."""
         with hold(self._lock_file(below), f"{self.store.url}/{below}"):
-            names = self.artifacts(below)
+            names = self.names(below)
             for folder in (self.folder / below).glob("*/"):
                 if f"{below}/{folder.name}" not in names:
                     shutil.rmtree(folder)
             for name in names:
-                self._pull(name)
+                self._download(name)
 
-    def send_all(self, below: str) -> None:
-        """Make the artifacts that the store has below a folder those of the stage, and no others."""
+    def sync_up(self, below: str) -> None:
+        """Make the store's artifacts below a folder those of this machine, and remove others."""
         names = [f"{below}/{folder.name}" for folder in sorted((self.folder / below).glob("*/"))]
         for name in names:
-            self._push(name, self.pointer(name))
-        for name in self.artifacts(below):
+            self._upload(name, self._files(name), self.pointer(name))
+        for name in self.names(below):
             if name not in names:
                 self.remove(name)
 
@@ -138,7 +138,7 @@ class Stage:
             self.store.remove(key)
 
     def pointer(self, name: str) -> Pointer | None:
-        """What the store says an artifact is; None where it has none.
+        """The store's present version of an artifact; None where it has none.
 
         Raises:
             StorageError: It is not a pointer.
@@ -156,60 +156,60 @@ class Stage:
             ) from error
 
     def address(self, name: str) -> str:
-        """The URL of an artifact's files, as they are now."""
+        """URL of the files of an artifact's present version."""
         pointer = self.pointer(name)
         files = f"/{FILES_PREFIX}{pointer.content}" if pointer else ""
         return f"{self.store.url}/{name}{files}"
 
-    def _pull(self, name: str, *, records_only: bool = False) -> Pointer | None:
+    def _download(self, name: str, *, records_only: bool = False) -> Pointer | None:
         for _ in range(ATTEMPTS_AT_A_POINTER):
             pointer = self.pointer(name)
             if pointer is None:
                 return None
             try:
-                self._download(name, pointer, records_only=records_only)
+                self._download_files(name, pointer, records_only=records_only)
             except MissingObjectError:
-                continue  # another machine has sent a newer one, and swept this
+                continue  # another machine has uploaded a newer version and swept this one
             return pointer
         raise StorageError(
             f"{self.store.url}/{name}: files that {POINTER_FILE} names are missing. Remove it to "
             "rebuild."
         )
 
-    def _download(self, name: str, pointer: Pointer, *, records_only: bool) -> None:
+    def _download_files(self, name: str, pointer: Pointer, *, records_only: bool) -> None:
         folder = self.folder / name
         wanted = {
-            file: sent
-            for file, sent in pointer.files.items()
+            file: stored
+            for file, stored in pointer.files.items()
             if not (records_only and file not in RECORD_FILES)
-            and not is_intact(folder / file, sent.sha256)
+            and not is_intact(folder / file, stored.sha256)
         }
         with ExitStack() as parts:
             # The first is renamed last: the record.
             for file in sorted(wanted, key=lambda file: (file not in RECORD_FILES, file)):
-                sent = wanted[file]
+                stored = wanted[file]
                 part = parts.enter_context(atomic_path(folder / file))
                 key = f"{name}/{FILES_PREFIX}{pointer.content}/{file}"
-                self.store.download(key, part, lambda path, sent=sent: is_intact(path, sent.sha256))
-                os.utime(part, (sent.modified, sent.modified))
+                self.store.download(
+                    key, part, lambda path, stored=stored: is_intact(path, stored.sha256)
+                )
+                os.utime(part, (stored.modified, stored.modified))
         if not records_only:
             for file in _files_of(folder):
                 if file.name not in pointer.files:
                     file.unlink()
 
-    def _push(self, name: str, before: Pointer | None) -> None:
-        folder = self.folder / name
-        files = {file.name: _sent(file) for file in _files_of(folder)}
-        content = short_hash(*(f"{file}:{sent.sha256}" for file, sent in files.items()))
+    def _upload(self, name: str, files: dict[str, StoredFile], before: Pointer | None) -> None:
+        content = _content_of(files)
         if not files or (before is not None and before.content == content):
             return
         for file in files:
-            self.store.upload(f"{name}/{FILES_PREFIX}{content}/{file}", folder / file)
+            self.store.upload(f"{name}/{FILES_PREFIX}{content}/{file}", self.folder / name / file)
         now = self.pointer(name)
         if (now and now.content) not in {content, before and before.content}:
             raise StorageError(
-                f"{self.store.url}/{name}: another machine has sent another one since this step began. "
-                "Run the same command again: it starts from that one."
+                f"{self.store.url}/{name}: another machine has uploaded another version since this step "
+                "began. Run the same command again: it starts from that one."
             )
         pointer = Pointer(
             content=content, at=datetime.now(tz=UTC).isoformat(timespec="seconds"), files=files
@@ -219,7 +219,7 @@ class Stage:
         self._sweep(name, content)
 
     def _sweep(self, name: str, content: str) -> None:
-        """Remove the files of older contents, and those of uploads that were cut off."""
+        """Remove files of older versions, and of uploads that were cut off."""
         prefix = f"{name}/{FILES_PREFIX}"
         older = [
             key
@@ -230,6 +230,15 @@ class Stage:
             if time.time() - self.store.modified(key) > KEPT_SECONDS:
                 self.store.remove(key)
 
+    def _files(self, name: str) -> dict[str, StoredFile]:
+        found: dict[str, StoredFile] = {}
+        for file in _files_of(self.folder / name):
+            state = file.stat()
+            found[file.name] = StoredFile(
+                size_bytes=state.st_size, sha256=sha256_of_file(file), modified=state.st_mtime
+            )
+        return found
+
     def _lock_file(self, name: str) -> Path:
         folder = self.folder / ".locks"
         folder.mkdir(parents=True, exist_ok=True)
@@ -237,13 +246,12 @@ class Stage:
 
 
 def _files_of(folder: Path) -> list[Path]:
-    """The files that are sent of an artifact's folder, by name."""
+    """The files of an artifact's folder that are uploaded, by name."""
     if not folder.is_dir():
         return []
     files = (file for file in folder.iterdir() if file.is_file())
     return sorted(file for file in files if not file.name.startswith("."))
 
 
-def _sent(file: Path) -> SentFile:
-    state = file.stat()
-    return SentFile(size_bytes=state.st_size, sha256=sha256_of_file(file), modified=state.st_mtime)
+def _content_of(files: dict[str, StoredFile]) -> str:
+    return short_hash(*(f"{name}:{file.sha256}" for name, file in files.items()))

@@ -2,7 +2,7 @@
 
 fsspec's clients speak to it, through UPath; keys, region and endpoint come from where those look for
 them, such as AWS_PROFILE or AWS_ENDPOINT_URL, never from a config. An object is there whole or not at
-all, and replacing one is atomic: what makes several of them one artifact is in staging.py.
+all, and replacing one is atomic: what makes several of them one artifact is in artifacts.py.
 """
 
 import sys

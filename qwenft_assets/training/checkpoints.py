@@ -15,7 +15,6 @@ from qwenft_assets.errors import StorageError
 from qwenft_assets.processes.child import Log
 from qwenft_assets.storage.files import is_intact, read_json, sha256_of_file, write_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import send_all
 from qwenft_assets.training.history import LossHistory
 
 SEAL_FILE = "complete.json"
@@ -95,7 +94,7 @@ def forget_old(checkpoints: Path, newest_step: int, best_step: int | None) -> No
 def send_checkpoints(storage: Storage, checkpoints: Path, log: Log) -> None:
     """Have the object store hold the same checkpoints; where it cannot be written, go on without."""
     try:
-        send_all(storage, checkpoints)
+        storage.sync_up(checkpoints)
     except StorageError as error:
         log(f"checkpoints not sent: {error}")
 

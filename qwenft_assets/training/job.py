@@ -13,7 +13,6 @@ from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, write_json
 from qwenft_assets.storage.integrity import is_whole
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 
 CODE_VERSION = "2"
@@ -45,10 +44,6 @@ class TrainingJob(BaseModel):
     storage_url: str | None = None
     """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
 
-    def makes(self, storage: Storage) -> tuple[Path, ...]:
-        """Folders of the artifacts that it makes."""
-        return storage.adapter(self.recipe, self.version), storage.adapters(self.recipe)
-
     def staged(self, storage: Storage) -> Self:
         """The job on a machine whose stage is `storage`, with what it reads fetched.
 
@@ -57,7 +52,7 @@ class TrainingJob(BaseModel):
             BaseModelError: The base model is not on that machine.
             StorageError: The store cannot be read.
         """
-        fetch(storage, storage.mixed_dataset(self.recipe))
+        storage.fetch(storage.mixed_dataset(self.recipe))
         require_mixture(storage, self.recipe, self.mixture_version)
         base = base_model_here(self.base, self.settings, storage)
         return self.model_copy(update={"storage_root": storage.root, "base": base})

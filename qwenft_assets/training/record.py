@@ -5,8 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.model.tokens import TokenRow, TokenRows, lengths_of
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json, sha256_of_file, write_json
+from qwenft_assets.storage.files import atomic_folder, read_json, sha256_of_file, write_json
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import RECORD_FILE, TrainingJob, point_to_latest

@@ -29,7 +29,6 @@ from qwenft_assets.progress import ReportProgress
 from qwenft_assets.rows import seeded_order
 from qwenft_assets.storage.locking import hold_device
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering, fetch_all
 from qwenft_assets.training.checkpoints import (
     Identity,
     identity_of,
@@ -77,7 +76,8 @@ def train(
         if ranks.is_main_process:
             held.enter_context(storage.lock(f"training-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
-            held.enter_context(delivering(storage, *job.makes(storage)))
+            makes = [storage.adapter(job.recipe, job.version), storage.adapters(job.recipe)]
+            held.enter_context(storage.working_on(makes=makes))
         ranks.barrier()
         record = _train(job, storage, checkpoints, report_progress, log, ranks)
     ranks.barrier()
@@ -187,7 +187,7 @@ def _checkpoint_to_go_on_from(
     checkpoints: Path, identity: Identity, storage: Storage, log: Log, ranks: Ranks
 ) -> tuple[Path | None, LossHistory]:
     """The same one for all, each from its own disk; None, and an empty history, without one."""
-    fetch_all(storage, checkpoints)
+    storage.sync_down(checkpoints)
     name, history, problem = None, LossHistory(), None
     if ranks.is_main_process:
         last, history, problem = newest_checkpoint(checkpoints, identity)

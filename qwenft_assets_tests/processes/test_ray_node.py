@@ -14,7 +14,6 @@ from qwenft_assets.processes.ray_cluster import PASSED_ON, passed_on
 from qwenft_assets.processes.ray_node import mark_of, on_this_node
 from qwenft_assets.storage.files import write_json
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering
 from qwenft_assets.training.job import plan_training
 
 NODE = f"Ray node {socket.gethostname()}: "
@@ -37,7 +36,7 @@ def config(tmp_path):
 
 def deliver_mixture(storage, version):
     folder = storage.mixed_dataset("small")
-    with delivering(storage, folder):
+    with storage.working_on(makes=[folder]):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "rows.parquet").write_bytes(version.encode())
         write_json(folder / "manifest.json", {"version": version})
@@ -145,7 +144,7 @@ def test_an_evaluation_fetches_the_champion_and_what_it_was_trained_on(planned, 
         elsewhere.adapter("small", CHAMPION) / "adapter_model.safetensors",
         elsewhere.evaluation("small", CHAMPION) / "trained_questions.parquet",
     )
-    with delivering(elsewhere, *(file.parent for file in made)):
+    with elsewhere.working_on(makes=(file.parent for file in made)):
         for file in made:
             file.parent.mkdir(parents=True)
             file.write_bytes(file.name.encode())

@@ -19,8 +19,7 @@ from s3fs import S3FileSystem
 
 from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.storage.object_store import ObjectStore
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering, fetch_below
+from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets.training.job import latest_version, whole_adapter
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.faults.long_training import kill_all, log_of, start, until
@@ -64,7 +63,7 @@ def dagster_machine(mixed, base_model, nodes, s3, tmp_path):
     deployment = DagsterMachine(tmp_path, f"s3://{BUCKET}/{tmp_path.name}", nodes.address)
     make_deployment(tmp_path, base_model)
     storage = Storage(mixed.storage, deployment.url)
-    with delivering(storage, storage.mixed_dataset("small")):
+    with storage.working_on(makes=[storage.mixed_dataset("small")]):
         pass
     return deployment
 
@@ -126,7 +125,7 @@ def checkpoints_in(s3, deployment):
 def stored(deployment, folder):
     """Another machine yet, with all that the store has of an adapter and its evaluation."""
     storage = Storage(folder, deployment.url)
-    fetch_below(storage, folder)
+    storage.fetch(folder / ALL)
     return storage
 
 

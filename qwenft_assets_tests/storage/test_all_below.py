@@ -3,15 +3,7 @@
 import pytest
 
 from qwenft_assets.errors import StorageError
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import (
-    delivering,
-    fetch_all,
-    fetch_below,
-    receive,
-    remove,
-    send_all,
-)
+from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets.training.checkpoints import send_checkpoints
 from qwenft_assets_tests.loopback_s3 import BUCKET
 
@@ -53,12 +45,12 @@ def found_in(storage):
 def test_another_machine_has_the_checkpoints_that_were_kept(machines):
     here, there = machines
     first = save(here, 2, b"first")
-    send_all(here, first.parent)
+    here.sync_up(first.parent)
     save(here, 4)
     remove_locally(first)
     save(here, 12, b"newest")
-    send_all(here, first.parent)
-    fetch_all(there, checkpoints_of(there))
+    here.sync_up(first.parent)
+    there.sync_down(checkpoints_of(there))
     assert found_in(there) == {"checkpoint-4": b"state", "checkpoint-12": b"newest"}
 
 
@@ -67,8 +59,8 @@ def test_what_the_store_has_not_is_removed_before_a_training_goes_on(machines):
     save(there, 3, b"never sent")
     save(there, 2, b"of another run")
     save(here, 2)
-    send_all(here, checkpoints_of(here))
-    fetch_all(there, checkpoints_of(there))
+    here.sync_up(checkpoints_of(here))
+    there.sync_down(checkpoints_of(there))
     assert found_in(there) == {"checkpoint-2": b"state"}
 
 
@@ -76,44 +68,42 @@ def test_a_checkpoint_takes_the_place_of_one_of_the_same_step(machines):
     here, there = machines
     for storage, content in ((here, b"of a run that was cut off"), (there, b"of this one")):
         save(storage, 2, content)
-        send_all(storage, checkpoints_of(storage))
-    fetch_all(here, checkpoints_of(here))
+        storage.sync_up(checkpoints_of(storage))
+    here.sync_down(checkpoints_of(here))
     assert found_in(here) == {"checkpoint-2": b"of this one"}
 
 
 def test_checkpoints_that_are_gone_here_are_removed_there(machines):
     here, there = machines
     remove_locally(save(here, 2))
-    send_all(here, checkpoints_of(here))
+    here.sync_up(checkpoints_of(here))
     save(there, 4)
-    fetch_all(there, checkpoints_of(there))
+    there.sync_down(checkpoints_of(there))
     assert found_in(there) == {}
 
 
 def test_readers_of_artifacts_do_not_fetch_checkpoints(machines):
     here, there = machines
-    send_all(here, save(here, 2).parent)
-    fetch_below(there, there.root)
+    here.sync_up(save(here, 2).parent)
+    there.fetch(there.root / ALL)
     assert found_in(there) == {}
 
 
-def test_a_step_receives_what_a_process_elsewhere_sent_for_it(machines):
+def test_a_step_ends_with_what_a_process_elsewhere_uploaded_for_it(machines):
     here, there = machines
     folders = [storage.adapter("small", "version") for storage in machines]
-    with delivering(here, folders[0]):
-        with delivering(there, folders[1]):
-            folders[1].mkdir(parents=True)
-            (folders[1] / "training.json").write_bytes(b"made there")
-        receive(here, folders[0])
-        assert (folders[0] / "training.json").read_bytes() == b"made there"
-    remove(there, folders[1])
+    with here.working_on(makes=[folders[0]]), there.working_on(makes=[folders[1]]):
+        folders[1].mkdir(parents=True)
+        (folders[1] / "training.json").write_bytes(b"made there")
+    assert (folders[0] / "training.json").read_bytes() == b"made there"
+    there.remove(folders[1])
 
 
 def test_a_store_that_cannot_be_written_is_told_and_training_goes_on(tmp_path, monkeypatch):
     def refuse(*_):
         raise StorageError("s3://bucket: failed")
 
-    monkeypatch.setattr("qwenft_assets.training.checkpoints.send_all", refuse)
+    monkeypatch.setattr(Storage, "sync_up", refuse)
     said = []
     send_checkpoints(Storage(tmp_path), tmp_path, said.append)
     assert said == ["checkpoints not sent: s3://bucket: failed"]

@@ -10,14 +10,13 @@ from qwenft_assets.config import Config
 from qwenft_assets.errors import StorageError
 from qwenft_assets.storage.object_store import ObjectStore
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import require_writable
 from qwenft_assets_tests.commands import make_deployment
 from qwenft_assets_tests.loopback_s3 import BUCKET, REFUSED_KEY
 
 
 def complaint(url, tmp_path):
     with pytest.raises(StorageError) as raised:
-        require_writable(Storage(tmp_path, url))
+        Storage(tmp_path, url).ensure_writable()
     text = str(raised.value)
     assert "\n" not in text
     assert text.startswith(url)
@@ -26,7 +25,7 @@ def complaint(url, tmp_path):
 
 
 def test_a_root_that_can_be_written_is_left_as_it_was(s3, tmp_path):
-    require_writable(Storage(tmp_path, f"s3://{BUCKET}/root"))
+    Storage(tmp_path, f"s3://{BUCKET}/root").ensure_writable()
     assert ObjectStore(f"s3://{BUCKET}/root").keys() == []
 
 

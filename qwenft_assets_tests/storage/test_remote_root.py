@@ -12,8 +12,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from qwenft_assets.storage.integrity import check_artifacts
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import fetch_below
+from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.faults.random_kills import content_of
 from qwenft_assets_tests.loopback_s3 import BUCKET, serving_s3
@@ -78,7 +77,7 @@ def test_another_machine_fetches_whole_artifacts(on_s3, monkeypatch):
     for name, value in there.more.items():
         monkeypatch.setenv(name, value)
     storage = Storage(there.storage, there.more["QWENFT_STORAGE"])
-    fetch_below(storage, storage.root)
+    storage.fetch(storage.root / ALL)
     checked = list(check_artifacts(storage))
     assert len(checked) == 6
     assert {found.problem for found in checked} == {None}

@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from qwenft_assets.errors import StorageError
-from qwenft_assets.storage.atomic_writes import atomic_folder, atomic_path
 from qwenft_assets.storage.files import (
+    atomic_folder,
+    atomic_path,
     is_intact,
     sha256_of_file,
     write_json,
@@ -23,7 +24,7 @@ from qwenft_assets.storage.root import Storage
 DIES_IN_MID_WRITE = """
 import sys, time
 from pathlib import Path
-from qwenft_assets.storage.atomic_writes import atomic_path
+from qwenft_assets.storage.files import atomic_path
 with atomic_path(Path(sys.argv[1])) as part, part.open("w") as file:
     file.write("half of the new")
     file.flush()
@@ -34,7 +35,7 @@ with atomic_path(Path(sys.argv[1])) as part, part.open("w") as file:
 DIES_BETWEEN_TWO_RENAMES = """
 import os, sys
 from pathlib import Path
-from qwenft_assets.storage.atomic_writes import atomic_folder
+from qwenft_assets.storage.files import atomic_folder
 rename = Path.replace
 def die_instead(self, target):
     if self.name.endswith(".part"):

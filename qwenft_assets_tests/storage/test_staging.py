@@ -8,12 +8,11 @@ import pytest
 
 from qwenft_assets.errors import StorageError
 from qwenft_assets.storage import artifacts
-from qwenft_assets.storage.artifacts import Stage
+from qwenft_assets.storage.artifacts import RemoteArtifacts
 from qwenft_assets.storage.files import sha256_of_file, write_json
 from qwenft_assets.storage.integrity import check_artifacts
 from qwenft_assets.storage.object_store import ObjectStore
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import address, delivering, fetch, fetch_below, remove
+from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets_tests.loopback_s3 import BUCKET
 
 PROCESSES = multiprocessing.get_context("spawn")
@@ -32,9 +31,7 @@ def root(request, tmp_path):
 
 def machine(folder, url):
     """A machine of its own: another stage of the same root."""
-    storage = Storage(folder, url)
-    storage.ensure_writable()
-    return storage
+    return Storage(folder, url)
 
 
 def make_sample(storage, rows, source="slimorca"):
@@ -46,7 +43,7 @@ def make_sample(storage, rows, source="slimorca"):
 
 
 def deliver_sample(storage, rows, source="slimorca"):
-    with delivering(storage, storage.source_sample(source)):
+    with storage.working_on(makes=[storage.source_sample(source)]):
         make_sample(storage, rows, source)
 
 
@@ -58,7 +55,7 @@ def test_another_machine_has_the_same_bytes_and_times(root, tmp_path):
     here, there = machine(tmp_path / "here", root), machine(tmp_path / "there", root)
     deliver_sample(here, b"first" * 1000)
     deliver_sample(here, b"second" * 1000)
-    fetch_below(there, there.root)
+    there.fetch(there.root / ALL)
     assert rows_of(there) == b"second" * 1000
     for name in ("rows.parquet", "manifest.json"):
         ours, theirs = (s.source_sample("slimorca") / name for s in (here, there))
@@ -70,10 +67,10 @@ def test_another_machine_has_the_same_bytes_and_times(root, tmp_path):
 def test_what_a_step_starts_from_is_what_was_delivered_last(root, tmp_path):
     here, there = machine(tmp_path / "here", root), machine(tmp_path / "there", root)
     deliver_sample(here, b"old")
-    with delivering(there, there.source_sample("slimorca")):
+    with there.working_on(makes=[there.source_sample("slimorca")]):
         assert rows_of(there) == b"old"
         make_sample(there, b"new")
-    with delivering(here, here.source_sample("slimorca")):
+    with here.working_on(makes=[here.source_sample("slimorca")]):
         assert rows_of(here) == b"new"
 
 
@@ -85,7 +82,7 @@ def test_a_large_file_goes_in_parts(s3, tmp_path):
     s3.failing = FAILING
     deliver_sample(here, rows)
     assert len(s3.sent("PUT .*rows.parquet")) >= 3
-    fetch_below(there, there.root)
+    there.fetch(there.root / ALL)
     assert rows_of(there) == rows
 
 
@@ -93,23 +90,23 @@ def test_unchanged_sends_nothing_and_fetches_nothing(s3, tmp_path):
     url = f"s3://{BUCKET}/same"
     here, there = machine(tmp_path / "here", url), machine(tmp_path / "there", url)
     deliver_sample(here, b"rows")
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     s3.met.clear()
     deliver_sample(here, b"rows")
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     assert not s3.sent("PUT|POST|DELETE|files-")
-    assert len(s3.sent("GET .*current.json")) == 2
+    assert len(s3.sent("GET .*current.json")) == 3
 
 
 def test_only_the_file_that_differs_is_fetched(s3, tmp_path):
     url = f"s3://{BUCKET}/differs"
     here, there = machine(tmp_path / "here", url), machine(tmp_path / "there", url)
     deliver_sample(here, b"rows")
-    fetch(there, there.source_sample("slimorca"))
-    with delivering(here, here.source_sample("slimorca")):
+    there.fetch(there.source_sample("slimorca"))
+    with here.working_on(makes=[here.source_sample("slimorca")]):
         write_json(here.source_sample("slimorca") / "more.json", {"more": True})
     s3.met.clear()
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     assert s3.sent("GET .*more.json")
     assert not s3.sent("GET .*rows.parquet")
 
@@ -117,17 +114,17 @@ def test_only_the_file_that_differs_is_fetched(s3, tmp_path):
 def test_records_come_without_what_they_describe(root, tmp_path):
     here, there = machine(tmp_path / "here", root), machine(tmp_path / "there", root)
     deliver_sample(here, b"rows")
-    fetch_below(there, there.root, records_only=True)
+    there.fetch(there.root / ALL, records_only=True)
     folder = there.source_sample("slimorca")
     assert [file.name for file in folder.iterdir()] == ["manifest.json"]
-    fetch(there, folder)
+    there.fetch(folder)
     assert rows_of(there) == b"rows"
 
 
 def test_what_stays_local_is_not_sent(s3, tmp_path):
     here = machine(tmp_path / "here", f"s3://{BUCKET}/local")
     folder = here.source_sample("slimorca")
-    with delivering(here, folder):
+    with here.working_on(makes=[folder]):
         make_sample(here, b"rows")
         (folder / "shards").mkdir()
         (folder / "shards" / "kept.parquet").write_bytes(b"shard")
@@ -153,11 +150,11 @@ def test_killed_in_mid_upload_the_old_one_stays_and_the_next_run_mends_it(s3, tm
     process.kill()
     process.join()
     s3.stalled = None
-    fetch_below(there, there.root)
+    there.fetch(there.root / ALL)
     assert rows_of(there) == b"old" * 1000
     assert [checked.problem for checked in check_artifacts(there)] == [None]
     deliver_sample(here, b"new" * 1000)
-    fetch_below(there, there.root)
+    there.fetch(there.root / ALL)
     assert rows_of(there) == b"new" * 1000
 
 
@@ -166,13 +163,13 @@ def test_a_failed_step_delivers_nothing(root, tmp_path):
     deliver_sample(here, b"good")
 
     def fail():
-        with delivering(here, here.source_sample("slimorca")):
+        with here.working_on(makes=[here.source_sample("slimorca")]):
             make_sample(here, b"half")
             raise ValueError
 
     with pytest.raises(ValueError):  # noqa: PT011  (the test's own)
         fail()
-    fetch_below(there, there.root)
+    there.fetch(there.root / ALL)
     assert rows_of(there) == b"good"
 
 
@@ -181,22 +178,22 @@ def test_two_machines_at_once_the_later_one_is_told(root, tmp_path):
     deliver_sample(here, b"old")
 
     def overtaken():
-        with delivering(there, there.source_sample("slimorca")):
+        with there.working_on(makes=[there.source_sample("slimorca")]):
             deliver_sample(here, b"first")
             make_sample(there, b"second")
 
-    with pytest.raises(StorageError, match="another machine has sent another one"):
+    with pytest.raises(StorageError, match="another machine has uploaded another version"):
         overtaken()
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     assert rows_of(there) == b"first"
 
 
 def test_a_reader_does_not_touch_what_a_step_of_this_machine_is_making(root, tmp_path):
     here = machine(tmp_path / "here", root)
     deliver_sample(here, b"old")
-    with delivering(here, here.source_sample("slimorca")):
+    with here.working_on(makes=[here.source_sample("slimorca")]):
         make_sample(here, b"new")
-        fetch_below(here, here.root)
+        here.fetch(here.root / ALL)
         assert rows_of(here) == b"new"
 
 
@@ -211,7 +208,7 @@ def test_files_that_no_pointer_names_are_swept_after_a_day(root, tmp_path, monke
 
 
 def contents(storage):
-    stage = Stage(storage.root, ObjectStore(storage.url))
+    stage = RemoteArtifacts(storage.root, ObjectStore(storage.url))
     return {key.split("/")[-2] for key in stage.store.keys("source_sample") if "files-" in key}
 
 
@@ -219,8 +216,8 @@ def test_removed_is_removed_everywhere(root, tmp_path):
     here, there = machine(tmp_path / "here", root), machine(tmp_path / "there", root)
     deliver_sample(here, b"rows")
     deliver_sample(here, b"other", source="pubmedqa")
-    remove(here, here.source_sample("slimorca"))
-    fetch_below(there, there.root)
+    here.remove(here.source_sample("slimorca"))
+    there.fetch(there.root / ALL)
     assert [folder.name for folder in (there.root / "source_sample").iterdir()] == ["pubmedqa"]
     assert not here.source_sample("slimorca").exists()
 
@@ -230,7 +227,7 @@ def test_bytes_that_are_damaged_on_the_way_are_fetched_again(s3, tmp_path):
     here, there = machine(tmp_path / "here", url), machine(tmp_path / "there", url)
     deliver_sample(here, b"rows")
     s3.corrupted = re.compile("GET .*rows.parquet")
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     assert rows_of(there) == b"rows"
     assert len(s3.sent("GET .*rows.parquet")) == 2
 
@@ -241,7 +238,7 @@ def test_an_object_that_is_not_what_its_pointer_says_leaves_what_was_there(
     monkeypatch.setattr("qwenft_assets.retries.LONGEST_WAIT_SECONDS", 0.01)
     here, there = machine(tmp_path / "here", root), machine(tmp_path / "there", root)
     deliver_sample(here, b"old")
-    fetch(there, there.source_sample("slimorca"))
+    there.fetch(there.source_sample("slimorca"))
     deliver_sample(here, b"new")
     store = ObjectStore(root)
     for key in store.keys("source_sample"):
@@ -250,7 +247,7 @@ def test_an_object_that_is_not_what_its_pointer_says_leaves_what_was_there(
     with pytest.raises(
         StorageError, match=r"rows.parquet: failed after 4 attempts: .*not what its"
     ):
-        fetch(there, there.source_sample("slimorca"))
+        there.fetch(there.source_sample("slimorca"))
     assert rows_of(there) == b"old"
 
 
@@ -258,18 +255,18 @@ def test_a_pointer_without_its_files_is_told(s3, tmp_path):
     url = f"s3://{BUCKET}/lost"
     here, there = machine(tmp_path / "here", url), machine(tmp_path / "there", url)
     deliver_sample(here, b"rows")
-    stage = Stage(here.root, ObjectStore(url))
+    stage = RemoteArtifacts(here.root, ObjectStore(url))
     for key in stage.store.keys("source_sample"):
         if key.endswith("rows.parquet"):
             stage.store.remove(key)
     with pytest.raises(StorageError, match=r"files that current\.json names are missing"):
-        fetch(there, there.source_sample("slimorca"))
+        there.fetch(there.source_sample("slimorca"))
 
 
 def test_below_a_local_root_nothing_is_fetched_or_sent(tmp_path):
     local = Storage(tmp_path / "local")
-    with delivering(local, local.source_sample("slimorca")):
+    with local.working_on(makes=[local.source_sample("slimorca")]):
         make_sample(local, b"rows")
-    fetch_below(local, local.root)
-    assert address(local, local.root, "x") == str(local.root / "x")
+    local.fetch(local.root / ALL)
+    assert local.address(local.root, "x") == str(local.root / "x")
     assert rows_of(local) == b"rows"

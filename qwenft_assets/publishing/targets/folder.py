@@ -8,8 +8,7 @@ from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
 from qwenft_assets.publishing.manifest import MANIFEST_FILE, verify_copy
 from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
-from qwenft_assets.storage.atomic_writes import atomic_folder
-from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.files import atomic_folder, read_json
 
 
 @dataclass(frozen=True)
