@@ -89,9 +89,7 @@ def evaluate(
         if ranks.is_main_process:
             held.enter_context(storage.lock(f"evaluating-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
-            held.enter_context(
-                storage.working_on(makes=[storage.evaluation(job.recipe, job.adapter_version)])
-            )
+            held.enter_context(storage.working_on(makes=job.makes(storage)))
         ranks.barrier()
         return _evaluate(job, storage, report_progress, log, ranks)
 

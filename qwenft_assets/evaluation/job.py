@@ -40,6 +40,10 @@ class EvaluationJob(BaseModel):
     storage_url: str | None = None
     """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
 
+    def makes(self, storage: Storage) -> tuple[Path, ...]:
+        """Folders of the artifacts that it makes."""
+        return (storage.evaluation(self.recipe, self.adapter_version),)
+
     def staged(self, storage: Storage) -> Self:
         """The job on a machine whose stage is `storage`, with what it reads fetched.
 

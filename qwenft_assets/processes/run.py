@@ -14,7 +14,6 @@ from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.storage.locking import hold_device
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.storage.staging import delivering
 
 
 class StageJob(Protocol):
@@ -64,7 +63,7 @@ class Run(Generic[Job]):
 
     @contextmanager
     def exclusive(self, activity: str) -> Iterator[None]:
-        """Hold the recipe and the device inside the block; deliver the artifacts at its end.
+        """Hold the recipe and the device inside the block; upload the artifacts at its end.
 
         The worker holds these locks itself: it may still be saving after its parent was killed.
 
@@ -75,6 +74,6 @@ class Run(Generic[Job]):
             if self.ranks.is_main_process:
                 held.enter_context(self.storage.lock(f"{activity}-{self.job.recipe}", self.log))
                 held.enter_context(hold_device(self.job.device, self.log))
-                held.enter_context(delivering(self.storage, *self.job.makes(self.storage)))
+                held.enter_context(self.storage.working_on(makes=self.job.makes(self.storage)))
             self.ranks.barrier()
             yield

@@ -76,8 +76,7 @@ def train(
         if ranks.is_main_process:
             held.enter_context(storage.lock(f"training-{job.recipe}", log))
             held.enter_context(hold_device(job.device, log))
-            makes = [storage.adapter(job.recipe, job.version), storage.adapters(job.recipe)]
-            held.enter_context(storage.working_on(makes=makes))
+            held.enter_context(storage.working_on(makes=job.makes(storage)))
         ranks.barrier()
         record = _train(job, storage, checkpoints, report_progress, log, ranks)
     ranks.barrier()
