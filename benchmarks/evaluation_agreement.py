@@ -30,8 +30,8 @@ import pyarrow.parquet as pq  # noqa: E402
 import torch  # noqa: E402, TID253
 
 from qwenft_assets.config import LoraConfig, TrainingConfig  # noqa: E402
-from qwenft_assets.evaluation.flat_losses import flat_losses  # noqa: E402
-from qwenft_assets.evaluation.losses import ADAPTER, PEFT_NAMES  # noqa: E402
+from qwenft_assets.evaluation.losses import flat_losses  # noqa: E402
+from qwenft_assets.evaluation.models import ADAPTER, PEFT_NAMES  # noqa: E402
 from qwenft_assets.mixture.build import MixedRow  # noqa: E402
 from qwenft_assets.model.base import fetch_base_model, find_base_model  # noqa: E402
 from qwenft_assets.model.decoder import FlatDecoder  # noqa: E402

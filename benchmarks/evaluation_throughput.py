@@ -38,7 +38,8 @@ from evaluation_rows import make_rows, random_rows  # noqa: E402
 from transformers import PrinterCallback, Trainer, TrainingArguments  # noqa: E402, TID253
 
 from qwenft_assets.config import EvaluationConfig, LoraConfig  # noqa: E402
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model, using_adapter_of  # noqa: E402
+from qwenft_assets.evaluation.losses import losses_by_model  # noqa: E402
+from qwenft_assets.evaluation.models import ADAPTER, BASE, using_adapter_of  # noqa: E402
 from qwenft_assets.model.batches import common_start  # noqa: E402
 from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.model.tokens import TokenRow  # noqa: E402

@@ -22,7 +22,8 @@ from qwenft_assets.evaluation.job import (
     read_evaluation,
     read_of_version,
 )
-from qwenft_assets.evaluation.pictures import losses_thumbnail
+from qwenft_assets.evaluation.metrics import METRICS
+from qwenft_assets.evaluation.report import losses_thumbnail
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.release.gate import better_than_base
 from qwenft_assets.release.registry import read_champion
@@ -36,17 +37,8 @@ from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training
 
-PART_COLUMNS = (
-    ("base_perplexity", "float"),
-    ("perplexity", "float"),
-    ("delta_loss", "float"),
-    ("ci95_low", "float"),
-    ("ci95_high", "float"),
-    ("eval_rows", "int"),
-    ("eval_tokens", "int"),
-    ("base_eval_loss", "float"),
-    ("eval_loss", "float"),
-)
+FIRST_FIGURES = ("base_perplexity", "perplexity", "delta_loss")
+"""Shown first; then the other metrics."""
 PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
 
 
@@ -109,15 +101,9 @@ def evaluation(
         metadata={
             "dagster/uri": storage.address(folder, "evaluation.json"),
             "unchanged": reused,
-            "perplexity": _rounded(result["perplexity"]),
-            "base_perplexity": _rounded(result["base_perplexity"]),
+            **_figures(result),
             **_champion(result),
             **_pictures(result, folder),
-            "eval_loss": _rounded(result["eval_loss"]),
-            "base_eval_loss": _rounded(result["base_eval_loss"]),
-            "delta_loss": _rounded(result["delta_loss"]),
-            "delta_loss_ci95_low": _rounded(low),
-            "delta_loss_ci95_high": _rounded(high),
             "eval_rows": result["eval_rows"],
             "eval_tokens": result["eval_tokens"],
             "truncated_rows": result["truncated_rows"],
@@ -153,37 +139,37 @@ def _fetch_adapters(storage: Storage, recipe: RecipeName, version: str) -> None:
 
 
 def _parts_table(label: str, parts: dict[str, Any]) -> dg.TableMetadataValue:
-    """The figures of each part as a table."""
-    records = []
-    for name, own in parts.items():
-        low, high = own["delta_loss_ci95"]
-        values = {**own, "ci95_low": low, "ci95_high": high}
-        shown = {column: values[column] for column, _ in PART_COLUMNS}
-        records.append(
-            {
-                label: name,
-                **{k: _rounded(v) if isinstance(v, float) else v for k, v in shown.items()},
-            }
-        )
-    return record_table(records, [(label, "string"), *PART_COLUMNS])
+    """The counts and figures of each part as a table."""
+    counts = ("eval_rows", "eval_tokens")
+    records = [
+        {label: name, **_figures(own), **{count: own[count] for count in counts}}
+        for name, own in parts.items()
+    ]
+    names = [*dict.fromkeys(name for record in records for name in record if name != label)]
+    kinds = [(name, "int" if name in counts else "float") for name in names]
+    return record_table(records, [(label, "string"), *kinds])
 
 
-def _rounded(figure: float) -> float:
-    """As many digits as a person reads; evaluation.json holds them all."""
-    return round(figure, 4)
+def _figures(own: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """Every metric with as many digits as a person reads, and the ends of an interval apart.
+
+    evaluation.json has all digits.
+    """
+    shown: dict[str, float] = {}
+    keys = [key for metric in METRICS for key in metric.keys]
+    for key in sorted(keys, key=lambda key: key not in FIRST_FIGURES):
+        figure = own.get(prefix + key)
+        if isinstance(figure, list | tuple):
+            low, high = figure
+            shown |= {f"{prefix}{key}_low": round(low, 4), f"{prefix}{key}_high": round(high, 4)}
+        elif figure is not None:  # an older evaluation lacks a newer metric
+            shown[prefix + key] = round(figure, 4)
+    return shown
 
 
 def _champion(result: dict[str, Any]) -> dict[str, Any]:
-    if "champion_delta_loss" not in result:
-        return {}
-    low, high = result["champion_delta_loss_ci95"]
-    return {
-        "champion_version": result["champion_version"],
-        "champion_perplexity": _rounded(result["champion_perplexity"]),
-        "champion_delta_loss": _rounded(result["champion_delta_loss"]),
-        "champion_delta_loss_ci95_low": _rounded(low),
-        "champion_delta_loss_ci95_high": _rounded(high),
-    }
+    figures = _figures(result, "champion_")
+    return {"champion_version": result["champion_version"], **figures} if figures else {}
 
 
 def _canaries(result: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from qwenft_assets.config import PROJECT_ROOT, EvaluationConfig
 from qwenft_assets.errors import EvaluationError
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, using_adapter_of
+from qwenft_assets.evaluation.models import ADAPTER, BASE, using_adapter_of
 from qwenft_assets.inference.load import LoadedModel
 from qwenft_assets.processes.child import Log
 

@@ -4,7 +4,6 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,23 +14,10 @@ from qwenft_assets.evaluation.benchmarks import run_benchmarks
 from qwenft_assets.evaluation.canaries import canary_shares
 from qwenft_assets.evaluation.generations import answer_greedily, load_prompts, side_by_side
 from qwenft_assets.evaluation.job import EvaluationJob
-from qwenft_assets.evaluation.loading import load_models
-from qwenft_assets.evaluation.losses import (
-    ADAPTER,
-    BASE,
-    CHAMPION,
-    losses_by_model,
-    using_adapter_of,
-)
-from qwenft_assets.evaluation.perplexity import (
-    SPANS,
-    EvaluatedRow,
-    figures,
-    figures_by,
-    length_bucket,
-)
-from qwenft_assets.evaluation.pictures import draw_pictures
-from qwenft_assets.evaluation.report import render_report
+from qwenft_assets.evaluation.losses import losses_by_model
+from qwenft_assets.evaluation.metrics import SPANS, EvaluatedRow, figures_with_parts
+from qwenft_assets.evaluation.models import ADAPTER, BASE, CHAMPION, load_models, using_adapter_of
+from qwenft_assets.evaluation.report import draw_pictures, render_report
 from qwenft_assets.inference.load import LoadedModel
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
@@ -111,16 +97,10 @@ def _evaluate(
     samples, canaries = _answers(loaded, held_out.mixed, job, who, report_progress)
     if not ranks.is_main_process:
         return {}
-    span, resamples, seed = job.training.supervise, settings.bootstrap_resamples, settings.seed
     result = {
-        **figures(rows, span, resamples, seed),
-        "per_source": figures_by(attrgetter("source"), rows, span, resamples, seed),
-        "per_length": figures_by(length_bucket, rows, span, resamples, seed),
-        "per_span": {
-            name: figures(rows, name, resamples, seed)
-            for name in SPANS
-            if any(getattr(row.adapter, name).tokens for row in rows)
-        },
+        **figures_with_parts(
+            rows, job.training.supervise, settings.bootstrap_resamples, settings.seed
+        ),
         "canaries": canaries,
         "benchmarks": run_benchmarks(loaded, settings, log),
         "leaked_rows": sum(key in held_out.trained_questions for key in held_out.questions),

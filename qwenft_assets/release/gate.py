@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from qwenft_assets.config import ReleaseConfig
-from qwenft_assets.evaluation.losses import ADAPTER, BASE
+from qwenft_assets.evaluation.models import ADAPTER, BASE
 
 
 @dataclass(frozen=True)

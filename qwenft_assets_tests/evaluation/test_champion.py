@@ -9,15 +9,9 @@ import pytest
 
 from qwenft_assets.errors import AdapterError
 from qwenft_assets.evaluation.evaluate import evaluate
-from qwenft_assets.evaluation.flat_losses import has_room_in_bf16
 from qwenft_assets.evaluation.job import is_current, plan_evaluation
-from qwenft_assets.evaluation.losses import (
-    ADAPTER,
-    BASE,
-    CHAMPION,
-    add_champion,
-    losses_by_model,
-)
+from qwenft_assets.evaluation.losses import has_room_in_bf16, losses_by_model
+from qwenft_assets.evaluation.models import ADAPTER, BASE, CHAMPION, add_champion
 from qwenft_assets.inference.load import load_model, resolve_adapter
 from qwenft_assets.mixture.build import build_mixture, read_mixture
 from qwenft_assets.mixture.deduplication import question_key

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model, using_adapter_of
+from qwenft_assets.evaluation.losses import losses_by_model
+from qwenft_assets.evaluation.models import ADAPTER, BASE, using_adapter_of
 from qwenft_assets.inference.load import load_model
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.model.tokens import tokenize_rows

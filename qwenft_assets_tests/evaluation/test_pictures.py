@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qwenft_assets.evaluation.pictures import _whiskers, draw_pictures, losses_thumbnail
+from qwenft_assets.evaluation.report import _whiskers, draw_pictures, losses_thumbnail
 
 
 def own(base, adapter, interval=(-0.2, -0.05)):

@@ -158,16 +158,16 @@ def test_an_evaluation_cuts_its_batch_in_two_until_it_fits():
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return lambda: [row.row_id for row in rows]
 
-    rows, room = token_rows(*[8] * 7), losses.Room()
+    rows, room = token_rows(*[8] * 7), losses.MemoryLimit()
     expected = [row.row_id for row in rows]
     assert losses._within_memory(at_most_two_rows, rows, room)() == expected
     assert tried == [7, 3, 1, 2, 2, 2]
     assert losses._within_memory(at_most_two_rows, rows, room)() == expected
     assert tried[6:] == [1, 2, 2, 2]  # what had no room once is not tried again
     with pytest.raises(DeviceError, match="with a single row of 8 tokens"):
-        losses._within_memory(no_room_at_all, rows, losses.Room())
+        losses._within_memory(no_room_at_all, rows, losses.MemoryLimit())
     with pytest.raises(DeviceError, match=r"with 7 rows, .* Lower evaluation\.batch_tokens"):
-        losses._within_memory(no_room_at_all, rows, losses.Room(), can_retry=False)
+        losses._within_memory(no_room_at_all, rows, losses.MemoryLimit(), can_retry=False)
 
 
 def no_room_at_all(rows):

@@ -13,7 +13,7 @@ import pytest
 from qwenft_assets.errors import ConfigError, EvaluationError
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import plan_evaluation
-from qwenft_assets.evaluation.loading import load_models, must_shard
+from qwenft_assets.evaluation.models import load_models, must_shard
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import no_progress
 from qwenft_assets.storage.root import Storage

@@ -7,7 +7,7 @@ import pytest
 
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation import worker
-from qwenft_assets.evaluation.loading import load_models, must_shard
+from qwenft_assets.evaluation.models import load_models, must_shard
 from qwenft_assets.model.device import GIB
 from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets_tests.evaluation.trained import ignore_line

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from qwenft_assets.config import LoraConfig
-from qwenft_assets.evaluation.flat_losses import flat_batches, flat_losses
-from qwenft_assets.evaluation.losses import ADAPTER, BASE, losses_by_model
+from qwenft_assets.evaluation.losses import flat_batches, flat_losses, losses_by_model
+from qwenft_assets.evaluation.models import ADAPTER, BASE
 from qwenft_assets.model import attention
 from qwenft_assets.model.decoder import FlatDecoder
 from qwenft_assets.model.engines.peft import add_lora, load_base
