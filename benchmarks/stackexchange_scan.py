@@ -1,6 +1,6 @@
 """Scanning Stack Exchange: the usual row-by-row loop against this project's scan.
 
-    python benchmarks/stackexchange_scan.py [--questions 200000] [--rounds 3]
+    python benchmarks/stackexchange_scan.py [--questions 200000] [--rounds 3] [--ray]
 
 Writes generated questions with answers in the real schema (HTML of 200 to 4,000 characters, 5 % on
 topic), then, each in a process of its own, one after the other:
@@ -9,11 +9,13 @@ topic), then, each in a process of its own, one after the other:
 (b) this project's sample of the source;
 (b2) the same on twice the questions, to see whether memory grows.
 
-The rows (b) keeps are checked against a plain whole-word loop over the same files. Prints JSON lines.
-Several processes: parallel_scan.py.
+The rows (b) keeps are checked against a plain whole-word loop over the same files. With --ray, (c) is
+the sample over Ray Data on a cluster of this machine, once; its files are compared with those of (b)
+byte by byte. Prints JSON lines.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -68,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--questions", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=3, help="of all three; medians are printed")
+    parser.add_argument("--ray", action="store_true", help="also over Ray Data; compare the bytes")
     parser.add_argument("--only", choices=MEASURES, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -89,12 +92,17 @@ def main() -> None:
         ]
         results = {name: median_run([a_round[name] for a_round in rounds]) for name in of_each}
         kept = set(results["ours"]["kept"])
+        if options.ray:
+            results["ours_over_ray"] = in_own_process("ours_over_ray", once)
         for result in results.values():
             result.pop("kept", None)
+        digests = {result.pop("sha256") for name, result in results.items() if name in SAME_BYTES}
+        results["ours_twice"].pop("sha256")
         same_rows = kept == whole_word_reference(once)
     for name, result in results.items():
         print(json.dumps({"what": name, **result}))
-    print(json.dumps({**compared(results), "same_rows_as_whole_word_loop": same_rows}))
+    same = {"same_rows_as_whole_word_loop": same_rows, "same_bytes": len(digests) == 1}
+    print(json.dumps({**compared(results), **same}))
 
 
 def compared(results: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -140,9 +148,9 @@ def rowwise(folder: Path) -> dict[str, Any]:
     return figures(folder, scanned, kept, time.monotonic() - started)
 
 
-def ours(folder: Path) -> dict[str, Any]:
+def ours(folder: Path, launcher: str = "local") -> dict[str, Any]:
     """This project's sample, written to disk."""
-    config = config_of(folder)
+    config = config_of(folder, launcher)
     with tempfile.TemporaryDirectory() as root:
         storage = Storage(Path(root))
         pa.array(
@@ -153,19 +161,35 @@ def ours(folder: Path) -> dict[str, Any]:
         seconds = time.monotonic() - started
         table = pq.read_table(storage.source_sample(SOURCE) / "rows.parquet")
         result = figures(folder, manifest["scanned"], manifest["rows"], seconds)
-        return {**result, "kept": table.column("upstream_id").to_pylist()}
+        digest = digest_of(storage.source_sample(SOURCE))
+        return {**result, "kept": table.column("upstream_id").to_pylist(), "sha256": digest}
 
 
-def config_of(folder: Path, launcher: str = "local", processes: int = 1) -> Config:
+def ours_over_ray(folder: Path) -> dict[str, Any]:
+    """The same with `launcher.kind: ray`; the start of the cluster is among the seconds."""
+    return ours(folder, "ray")
+
+
+def digest_of(folder: Path) -> str:
+    """Hash of the names and bytes of all files of a sample."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in {".parquet", ".json"}:
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def config_of(folder: Path, launcher: str) -> Config:
     """The generated files as the source."""
     source = {"sites": list(SITES), "keywords": {"words": list(plain_keywords())}}
-    sources = {"origin": str(folder), "scan_processes": processes, SOURCE: source}
+    sources = {"origin": str(folder), SOURCE: source}
     return Config.model_validate(
         {"name": "bench", "launcher": {"kind": launcher}, "sources": sources}
     )
 
 
-MEASURES = {"rowwise": rowwise, "ours": ours}
+MEASURES = {"rowwise": rowwise, "ours": ours, "ours_over_ray": ours_over_ray}
+SAME_BYTES = ("ours", "ours_over_ray")
 
 
 def figures(folder: Path, scanned: int, kept: int, seconds: float) -> dict[str, Any]:

@@ -89,12 +89,6 @@ class SourcesConfig(Section):
         default="samples",
         description="`samples` (bundled), `hub`, or a folder laid out as the Hub repositories.",
     )
-    scan_processes: int = Field(
-        default=1,
-        ge=1,
-        description="How many read one source side by side: this process and others, or actors of Ray "
-        "where the launcher is ray; the sample stays the same, byte for byte.",
-    )
     local_reports: LocalReportsSource = LocalReportsSource()
     slimorca: HubSource = HubSource()
     pubmedqa: PubMedQaSource = PubMedQaSource()

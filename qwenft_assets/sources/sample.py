@@ -9,6 +9,7 @@ rows are kept in a file of their own, so that a scan that was killed goes on wit
 import shutil
 import time
 from collections import Counter
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -28,10 +29,16 @@ from qwenft_assets.rows import (
     version_of,
 )
 from qwenft_assets.sources.local_reports import reports_path
-from qwenft_assets.sources.parallel import shards_in_turn
+from qwenft_assets.sources.ray_data import read_over_ray
 from qwenft_assets.sources.registry import scan_source
-from qwenft_assets.sources.scan import MEBIBYTE, Counts, ScanProgress, Tally
-from qwenft_assets.sources.shards import ShardStore
+from qwenft_assets.sources.scan import (
+    MEBIBYTE,
+    Counts,
+    ScanProgress,
+    ShardCache,
+    ShardRows,
+    Tally,
+)
 from qwenft_assets.sources.stackexchange import SITES, keyword_rules
 from qwenft_assets.storage.files import (
     is_intact,
@@ -95,8 +102,8 @@ def sample_source(
                 known = {**known, **_place(config, source)}
                 write_json(folder / "manifest.json", known)
             return SampleReport(known, reused=True)
-        store = ShardStore(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
-        taken = _take(config, store, quota, report_progress)
+        cache = ShardCache(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
+        taken = _take(config, cache, quota, report_progress)
         rows, tally = taken.rows, taken.tally
         if not rows.num_rows:
             dropped = ", ".join(f"{reason} {n}" for reason, n in sorted(tally.dropped.items()))
@@ -190,16 +197,16 @@ class _Taken:
 
 
 def _take(
-    config: Config, store: ShardStore, quota: int | None, report_progress: ReportProgress
+    config: Config, cache: ShardCache, quota: int | None, report_progress: ReportProgress
 ) -> _Taken:
-    """At most `quota` rows; what can be said of a shard's rows is found out while the next is read."""
-    scan, tally, seen = store.scan, Tally(), set[str]()
+    """At most `quota` rows; a shard's rows are matched with other domains while the next is read."""
+    scan, tally, seen = cache.scan, Tally(), set[str]()
     tables, hashes, also_in = [rows_to_table([])], list[str](), list[Future[Counts]]()
     progress = ScanProgress(len(scan.shards), report_progress)
     shards_taken = 0
     with (
         ThreadPoolExecutor(max_workers=1) as pool,  # matching frees the GIL
-        closing(shards_in_turn(store, quota, config, progress.within_shard)) as shards,
+        closing(_rows_of_shards(config, cache, quota, progress)) as shards,
     ):
         for found in shards:
             shards_taken += 1
@@ -229,6 +236,14 @@ def _take(
         tally=tally,
         exhausted=complete and not tally.dropped["beyond_max_rows"],
     )
+
+
+def _rows_of_shards(
+    config: Config, cache: ShardCache, quota: int | None, progress: ScanProgress
+) -> Generator[ShardRows, None, None]:
+    if config.launcher.kind == "ray":
+        return read_over_ray(cache, quota, config.launcher)
+    return (cache.rows_of(shard, quota, progress.within_shard) for shard in cache.scan.shards)
 
 
 def _fresh(table: pa.Table, seen: set[str]) -> pa.Table:

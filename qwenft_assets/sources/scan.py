@@ -1,19 +1,29 @@
-"""What every source gives: shards in a fixed order, how to read one, and counts of what was met."""
+"""A scan: the shards of a source, which are its upstream files, read in a fixed order.
 
+The rows of each shard are kept in a file, so that a scan can be interrupted and extended.
+"""
+
+import heapq
+import itertools
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from qwenft_assets.progress import ReportProgress
-from qwenft_assets.rows import InstructionRow
+from qwenft_assets.rows import InstructionRow, rows_to_table, seeded_order, short_hash
+from qwenft_assets.storage.files import read_parquet, write_parquet
 
 Counts = Counter[str]
 MEBIBYTE = 2**20
 SECONDS_BETWEEN_NOTES = 0.5
+STATE_KEY = b"qwenft"
 
 
 @dataclass
@@ -23,12 +33,13 @@ class Tally:
     scanned: int = 0
     bytes_read: int = 0
     share_read: float = 0.0
-    """Of the shard, 0 to 1: how far its reading is."""
+    """Share of the shard that has been read, 0 to 1."""
     dropped: Counts = field(default_factory=Counts)
+    """Upstream rows that became no row, by reason."""
     keyword_hits: Counts = field(default_factory=Counts)
     """Rows that hold a keyword, by keyword; a row may hold several."""
     findings: Counts = field(default_factory=Counts)
-    """Things worth a look that drop nothing, by kind: personal data."""
+    """Personal data, by kind; a row with a finding is not dropped."""
 
     def as_json(self) -> dict[str, Any]:
         """As plain JSON values."""
@@ -55,40 +66,28 @@ class Tally:
 
 
 def no_others(rows: pa.Table) -> Counts:  # noqa: ARG001
-    """Of a source without keywords."""
+    """`Scan.also_in` of a source without keywords."""
     return Counts()
 
 
-@dataclass(frozen=True)
-class Split:
-    """How a shard is read in parts, by several processes; all parts in turn are the whole shard."""
-
-    count: Callable[[str], int]
-    """Of the parts of a shard, at least 1; the file is fetched for it."""
-    read: Callable[[str, int, Tally], Iterator[InstructionRow]]
-    """The rows of one part of a shard, in upstream order, with the counts of that part."""
+ReadShard = Callable[[str, Tally], Iterator[InstructionRow]]
+"""Yields the rows of one shard in upstream order and fills the tally; each call reads the file again."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One source, ready to be read shard by shard.
-
-    Where it has several, or a split, `read` and `split` are functions of a module, so that they may be
-    sent to other processes.
-    """
+    """One source, ready to be read shard by shard."""
 
     revision: str
     """Commit of the upstream repository, or sha256 of what is read."""
     shards: tuple[str, ...]
-    """Names of files, in the order in which a sample takes them."""
-    read: Callable[[str, Tally], Iterator[InstructionRow]]
-    """The rows of one shard in upstream order; each call reads anew."""
+    """File names, in the order in which a sample takes them."""
+    read: ReadShard
+    """Must be picklable where there are several shards: Ray sends it to other processes."""
     rules: str = ""
-    """Whatever else decides which rows come out: keyword lists, held-out ids."""
+    """Anything else that decides which rows come out: keyword lists, held-out ids."""
     also_in: Callable[[pa.Table], Counts] = no_others
     """How many rows the keywords of another domain would admit too, by source."""
-    split: Split | None = None
-    """None: a shard is read by one process."""
 
     def rows(self, tally: Tally) -> Iterator[InstructionRow]:
         """The rows of all shards."""
@@ -96,8 +95,92 @@ class Scan:
             yield from self.read(shard, tally)
 
 
+@dataclass(frozen=True)
+class ShardRows:
+    """One shard's rows in seeded order, and the counts of reading it."""
+
+    table: pa.Table
+    tally: Tally
+
+
+def read_shard(
+    read: ReadShard,
+    shard: str,
+    seed: int,
+    limit: int | None,
+    watch: Callable[[Tally], None] = lambda _: None,
+) -> ShardRows:
+    """At most `limit` rows of a shard (None: all), the first in seeded order; the others are counted.
+
+    Memory holds `limit` rows however many the shard has. `watch` is called with the counts so far,
+    row by row.
+    """
+    tally, number = Tally(), itertools.count()
+
+    def watched() -> Iterator[InstructionRow]:
+        for row, _ in zip(read(shard, tally), number, strict=False):
+            watch(tally)
+            yield row
+
+    def order(row: InstructionRow) -> bytes:
+        return seeded_order(seed, row.row_id)
+
+    if limit is None:
+        rows = sorted(watched(), key=order)
+    else:
+        rows = heapq.nsmallest(limit, watched(), key=order)
+        tally.dropped["beyond_max_rows"] += next(number) - len(rows)
+    tally.share_read = 1.0
+    return ShardRows(rows_to_table(rows), tally)
+
+
+@dataclass(frozen=True)
+class ShardCache:
+    """The rows of each shard of a scan, in a file of `folder`; a scan of one shard has no use for one."""
+
+    folder: Path
+    scan: Scan
+    seed: int
+
+    def rows_of(
+        self, shard: str, limit: int | None, watch: Callable[[Tally], None] = lambda _: None
+    ) -> ShardRows:
+        """As `read_shard`, from the shard's file if that has as many rows."""
+        if self.holds(shard, limit):
+            table = read_parquet(self._file_of(shard))
+            tally = Tally.from_json(_state_of(table.schema)["tally"])
+            return ShardRows(table.replace_schema_metadata(None), tally)
+        return self.keep(shard, limit, read_shard(self.scan.read, shard, self.seed, limit, watch))
+
+    def holds(self, shard: str, limit: int | None) -> bool:
+        """Whether the file of a shard is there, with at least `limit` rows if the shard has them."""
+        path = self._file_of(shard)
+        if not path.exists():
+            return False
+        with path.open("rb") as file:  # reads the footer only
+            state = _state_of(pq.read_schema(file))
+        was_cut = Tally.from_json(state["tally"]).dropped["beyond_max_rows"] > 0
+        return not was_cut or (limit is not None and limit <= state["limit"])
+
+    def keep(self, shard: str, limit: int | None, rows: ShardRows) -> ShardRows:
+        """Write the shard's file; returns `rows`."""
+        if len(self.scan.shards) > 1:
+            state = json.dumps({"tally": rows.tally.as_json(), "limit": limit})
+            write_parquet(
+                self._file_of(shard), rows.table.replace_schema_metadata({STATE_KEY: state})
+            )
+        return rows
+
+    def _file_of(self, shard: str) -> Path:
+        return self.folder / f"{short_hash(shard)}.parquet"
+
+
+def _state_of(schema: pa.Schema) -> dict[str, Any]:
+    return json.loads((schema.metadata or {})[STATE_KEY])
+
+
 class ScanProgress:
-    """Says how far a scan is: scanned, matched and kept rows, MiB, rows a second, time left."""
+    """Reports how far a scan is: scanned, matched and kept rows, MiB, rows a second, time left."""
 
     def __init__(self, shards: int, report: ReportProgress) -> None:
         self._report = report
@@ -106,7 +189,7 @@ class ScanProgress:
         self._started = self._last = time.monotonic()
 
     def within_shard(self, tally: Tally) -> None:
-        """To be called often with the counts of the shard at hand; speaks now and then."""
+        """Takes the counts of the shard that is being read; reports now and then."""
         if time.monotonic() - self._last >= SECONDS_BETWEEN_NOTES:
             so_far = Tally()
             so_far.add(self._sum)
@@ -114,7 +197,7 @@ class ScanProgress:
             self._say(so_far, self._done + tally.share_read)
 
     def after_shard(self, total: Tally, kept: int) -> None:
-        """To be called with the counts of all shards read, and the rows kept of them."""
+        """Takes the counts of all shards read so far, and how many rows were kept of them."""
         self._sum, self._kept = total, kept
         self._done += 1
         self._say(total, self._done)

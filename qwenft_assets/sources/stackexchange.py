@@ -22,7 +22,7 @@ from qwenft_assets.errors import SourceError
 from qwenft_assets.rows import InstructionRow, make_row, seeded_order, texts_of
 from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.parquet import open_parquet, read_ahead
-from qwenft_assets.sources.scan import Counts, Scan, Split, Tally
+from qwenft_assets.sources.scan import Counts, Scan, Tally
 from qwenft_assets.text.html_to_markdown import to_markdown, without_link_targets
 from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
 
@@ -74,8 +74,6 @@ MAX_POST_CHARACTERS = 100_000
 ROWS_AT_ONCE = 256
 GROUPS_AT_ONCE = 4
 """Row groups read in one go: each call waits for the GIL, so that few large ones overlap better."""
-STEPS_A_PART = 2
-"""Steps of GROUPS_AT_ONCE: a part is less than a tenth of a second, so that processes end together."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +131,6 @@ def _scan(config: Config, source: SourceName) -> Scan:
         partial(_read_shard, repository, domain),
         rules,
         _also_in(config, source),
-        Split(partial(_count_parts, repository), partial(_read_part, repository, domain)),
     )
 
 
@@ -174,42 +171,15 @@ class _Groups(NamedTuple):
     matched: pa.Table | None
 
 
-def _steps(parquet: pq.ParquetFile) -> list[list[int]]:
-    """The row groups of a file, as they are read in one go."""
-    groups = list(range(parquet.num_row_groups))
-    starts = range(1, len(groups), GROUPS_AT_ONCE)
-    # The first is small: nothing can be done until it is there.
-    return [groups[:1], *(groups[n : n + GROUPS_AT_ONCE] for n in starts)]
-
-
-def _count_parts(repository: Repository, path: str) -> int:
-    with open_parquet(repository, path, SHAPE) as parquet:
-        return -(-len(_steps(parquet)) // STEPS_A_PART)
-
-
-def _read_part(
-    repository: Repository, domain: Domain, path: str, part: int, tally: Tally
-) -> Iterator[InstructionRow]:
-    # Whole steps: bytes are counted by them. A thread that matches ahead would want the core on which
-    # another process reads.
-    within = slice(part * STEPS_A_PART, (part + 1) * STEPS_A_PART)
-    return _read_shard(repository, domain, path, tally, within, ahead=False)
-
-
 def _read_shard(
-    repository: Repository,
-    domain: Domain,
-    path: str,
-    tally: Tally,
-    within: slice = slice(None),
-    *,
-    ahead: bool = True,
+    repository: Repository, domain: Domain, path: str, tally: Tally
 ) -> Iterator[InstructionRow]:
     with open_parquet(repository, path, SHAPE) as parquet:
-        steps = _steps(parquet)[within]
-        match = partial(_match, parquet, domain)
-        groups = read_ahead(match, steps) if ahead else map(match, steps)
-        for number, group in enumerate(groups):
+        groups = list(range(parquet.num_row_groups))
+        starts = range(1, len(groups), GROUPS_AT_ONCE)
+        # The first step is small: nothing can be done until it is there.
+        steps = [groups[:1], *(groups[n : n + GROUPS_AT_ONCE] for n in starts)]
+        for number, group in enumerate(read_ahead(partial(_match, parquet, domain), steps)):
             tally.share_read = number / len(steps)
             on_topic = group.matched.num_rows if group.matched else 0
             tally.scanned += group.questions

@@ -8,7 +8,7 @@ from qwenft_assets.sources.scan import Scan
 
 
 def test_every_field_but_origin_and_processes_is_a_source_in_this_order():
-    others = {"origin", "scan_processes"}
+    others = {"origin"}
     assert tuple(name for name in SourcesConfig.model_fields if name not in others) == SOURCE_NAMES
 
 
