@@ -24,8 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from qwenft_assets.config import Config, SourceName
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import Config, SourceName, load_config
 from qwenft_assets.mixture import build, selection, verification
 from qwenft_assets.mixture.lengths import report_lengths
 from qwenft_assets.model.row_lengths import row_lengths

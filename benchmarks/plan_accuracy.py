@@ -67,7 +67,7 @@ def measure(name: str, model_folder: Path) -> dict[str, Any]:
     )
     import torch
 
-    from qwenft_assets.config_file import load_config
+    from qwenft_assets.config import load_config
     from qwenft_assets.model.engines.peft import add_lora, load_base
     from qwenft_assets.model.memory import CONTEXT_GIB, shape_of
     from qwenft_assets.model.tokens import TokenRow

@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import load_config
 from qwenft_assets.inference.load import resolve_adapter
 from qwenft_assets.model.base import fetch_base_model, find_base_model
 from qwenft_assets.release.registry import read_champion

@@ -30,8 +30,7 @@ sys.path.insert(0, str(PROJECT_ROOT))
 
 import pyarrow as pa  # noqa: E402
 
-from qwenft_assets.config import Config, RecipeName  # noqa: E402
-from qwenft_assets.config_file import load_config  # noqa: E402
+from qwenft_assets.config import Config, RecipeName, load_config  # noqa: E402
 from qwenft_assets.evaluation.evaluate import evaluate  # noqa: E402
 from qwenft_assets.evaluation.job import EvaluationJob, plan_evaluation  # noqa: E402
 from qwenft_assets.mixture.split import EVAL, TRAIN  # noqa: E402

@@ -30,8 +30,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from train_throughput import mixed_rows  # noqa: E402
 
-from qwenft_assets.config import TrainingConfig  # noqa: E402
-from qwenft_assets.config_file import load_config  # noqa: E402
+from qwenft_assets.config import TrainingConfig, load_config  # noqa: E402
 from qwenft_assets.model.base import convert_gguf  # noqa: E402
 from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer  # noqa: E402
 from qwenft_assets.model.memory import shape_of  # noqa: E402

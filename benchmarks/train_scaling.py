@@ -88,7 +88,7 @@ def measure(options: argparse.Namespace) -> None:
     import torch
     from transformers import set_seed
 
-    from qwenft_assets.config_file import load_config
+    from qwenft_assets.config import load_config
     from qwenft_assets.model.batches import pack_best_fit
     from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer
     from qwenft_assets.model.memory import CONTEXT_GIB, shape_of

@@ -85,7 +85,7 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.update(
         HF_HUB_OFFLINE="1", PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", TQDM_DISABLE="1"
     )
-    from qwenft_assets.config_file import load_config
+    from qwenft_assets.config import load_config
     from qwenft_assets.model.engines import engine_named, engine_of
 
     file, changes = OURS[options.child]

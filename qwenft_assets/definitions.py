@@ -19,8 +19,7 @@ from qwenft_assets.automation.jobs import finetune_job, make_executor, publish_j
 from qwenft_assets.automation.policies import with_policies
 from qwenft_assets.automation.schedules import make_schedules
 from qwenft_assets.automation.sensors import make_sensors
-from qwenft_assets.config import Config
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import Config, load_config
 from qwenft_assets.resources import (
     GpuResource,
     ProjectResource,

@@ -20,8 +20,8 @@ from qwenft_assets.config import (
     RecipeName,
     SourceName,
     TrainingConfig,
+    load_config,
 )
-from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import error_by_name
 from qwenft_assets.model.device import Device, find_gpus, resolve_device
 from qwenft_assets.processes.parent import WorkerProcess

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from qwenft_assets.config import PROJECT_ROOT, Config
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import PROJECT_ROOT, Config, load_config
 from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import REBUILD, SAMPLE, Deployment, make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model

@@ -16,8 +16,8 @@ from qwenft_assets.config import (
     Recipe,
     SourcesConfig,
     TrainingConfig,
+    load_config,
 )
-from qwenft_assets.config_file import load_config
 from qwenft_assets.errors import ConfigError
 from qwenft_assets.sources.stackexchange import SITES
 

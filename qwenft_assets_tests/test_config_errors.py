@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import load_config
 from qwenft_assets.errors import ConfigError
 
 

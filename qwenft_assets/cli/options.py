@@ -7,8 +7,14 @@ from typing import Annotated
 
 import typer
 
-from qwenft_assets.config import PROJECT_ROOT, RECIPE_NAMES, Config, RecipeName, shipped
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import (
+    PROJECT_ROOT,
+    RECIPE_NAMES,
+    Config,
+    RecipeName,
+    load_config,
+    shipped,
+)
 from qwenft_assets.errors import ConfigError
 from qwenft_assets.storage.root import Storage
 

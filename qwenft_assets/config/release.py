@@ -1,4 +1,4 @@
-"""When an adapter becomes the champion, and where it is shared."""
+"""After training: how an adapter is measured, released and shared, and how it answers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,48 @@ from typing import Literal
 from pydantic import Field
 
 from qwenft_assets.config.section import Section, TargetName
+
+
+class EvaluationConfig(Section):
+    """Loss and perplexity on held-out rows, and answers: base against adapter and champion."""
+
+    frozen_eval: str | None = Field(
+        default=None,
+        description="JSON lines of {instruction, input, output, system, source} to evaluate on in "
+        "place of the split, so that rebuilds compare; kept out of every mixture.",
+    )
+    batch_tokens: int = Field(
+        default=16_384,
+        gt=0,
+        description="Tokens in one forward pass; fewer where memory has no room for them.",
+    )
+    bootstrap_resamples: int = Field(
+        default=2_000, ge=100, description="Draws behind each 95 % interval."
+    )
+    seed: int = Field(default=0, description="Of these draws.")
+    sample_rows: int = Field(default=4, ge=0, description="Held-out rows answered side by side.")
+    sample_max_new_tokens: int = Field(
+        default=48, gt=0, description="Tokens of each such answer at most."
+    )
+    bundled_prompts: int = Field(
+        default=12, ge=0, le=12, description="How many of the bundled prompts are answered."
+    )
+    prompts_path: str = Field(
+        default="data/eval_prompts.jsonl",
+        description="More prompts, where the file is there: JSON lines of {id, instruction, input}.",
+    )
+    prompt_max_new_tokens: int = Field(
+        default=256, gt=0, description="An answer that is not over by then does not stop."
+    )
+    benchmarks: tuple[str, ...] = Field(
+        default=(), description="Tasks of lm-eval, run on base and adapter; needs qwenft[bench]."
+    )
+    benchmark_tasks_path: str | None = Field(
+        default=None, description="Folder with lm-eval tasks of one's own."
+    )
+    benchmark_rows: int | None = Field(
+        default=None, gt=0, description="Rows of each task; null: all."
+    )
 
 
 class ReleaseConfig(Section):
@@ -78,4 +120,37 @@ class PublishingConfig(Section):
     scan_exempt: tuple[str, ...] = Field(
         default=("qwenft_assets_tests/*",),
         description="Paths of made-up secrets, for tests; private rows are looked for there too.",
+    )
+
+
+class DecodingConfig(Section):
+    """How `infer`, `chat` and `serve` draw tokens."""
+
+    max_new_tokens: int = Field(default=512, gt=0, description="Of one answer, at most.")
+    temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False, description="0: greedy.")
+    top_p: float = Field(
+        default=0.9,
+        gt=0,
+        le=1,
+        description="Draw among the likeliest tokens that hold this share of the probability.",
+    )
+    repetition_penalty: float = Field(
+        default=1.3,
+        gt=0,
+        allow_inf_nan=False,
+        description="Divides the logits of tokens that were there before; 1: none.",
+    )
+    no_repeat_ngram_size: int = Field(default=3, ge=0, description="0: n-grams may repeat.")
+    seed: int | None = Field(
+        default=None, ge=0, lt=2**63, description="null: another answer each time."
+    )
+    window_tokens: int = Field(
+        default=4096,
+        gt=16,
+        description="Prompt and answer together; less where the base model reads less.",
+    )
+    compile: bool = Field(
+        default=True,
+        description="On a GPU with room: merge the adapter into bf16 weights and record the decode "
+        "step as one CUDA graph, several times the speed.",
     )

@@ -10,7 +10,7 @@ ContentName = Literal["adapter", "merged", "gguf", "dataset", "code"]
 RECIPE_NAMES: tuple[RecipeName, ...] = get_args(RecipeName)
 TARGET_NAMES: tuple[TargetName, ...] = get_args(TargetName)
 REMOTE_SCHEMES = ("s3", "gs", "memory")
-"""Of storage roots that are no folder."""
+"""URL schemes of storage roots that are not folders."""
 
 
 class Section(BaseModel):

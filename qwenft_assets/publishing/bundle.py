@@ -6,8 +6,7 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.config import PROJECT_ROOT, ContentName
-from qwenft_assets.config_file import config_path_from_environment
+from qwenft_assets.config import PROJECT_ROOT, ContentName, config_path_from_environment
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.publishing import adapter, project_code

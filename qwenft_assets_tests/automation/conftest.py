@@ -7,8 +7,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from qwenft_assets.config import PROJECT_ROOT, Config, SourceName
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import PROJECT_ROOT, Config, SourceName, load_config
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.root import Storage
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import dagster as dg
 
-from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import PROJECT_ROOT, load_config
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import BIN, Deployment, make_deployment

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from qwenft_assets.config import PROJECT_ROOT, Config
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import PROJECT_ROOT, Config, load_config
 
 TRAINING = {
     "device": "cpu",

@@ -13,8 +13,7 @@ import sys
 import dagster as dg
 import pytest
 
-from qwenft_assets.config import LauncherConfig, TrainingConfig
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import LauncherConfig, TrainingConfig, load_config
 from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.model import engines

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import load_config
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import plan_evaluation
 from qwenft_assets.mixture.build import build_mixture

@@ -7,8 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from qwenft_assets.config import Config, LoraConfig
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import Config, LoraConfig, load_config
 from qwenft_assets.publishing.publish import prepare
 from qwenft_assets.publishing.subject import find_subject
 from qwenft_assets.rows import MIXED_SCHEMA, make_row, rows_to_table

@@ -4,8 +4,14 @@ from typing import Any
 
 import pytest
 
-from qwenft_assets.config import Config, LauncherConfig, MixtureConfig, Recipe, TrainingConfig
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import (
+    Config,
+    LauncherConfig,
+    MixtureConfig,
+    Recipe,
+    TrainingConfig,
+    load_config,
+)
 from qwenft_assets.errors import BaseModelError, ConfigError, DeviceError, StorageError
 from qwenft_assets.model.device import Device
 from qwenft_assets.model.memory import plan_memory

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from qwenft_assets.config_file import load_config
+from qwenft_assets.config import load_config
 from qwenft_assets.errors import MixtureError, TrainingError
 from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.model.tokens import TokenRow

@@ -7,9 +7,8 @@ import yaml
 from typer.testing import CliRunner
 
 from qwenft_assets.cli import app
-from qwenft_assets.config import PROJECT_ROOT, Config
-from qwenft_assets.config.reference import render_reference
-from qwenft_assets.config_file import load_config
+from qwenft_assets.cli.config import render_reference
+from qwenft_assets.config import PROJECT_ROOT, Config, load_config
 
 PAGE = PROJECT_ROOT / "docs" / "configuration.md"
 
