@@ -19,13 +19,14 @@ from rich.table import Table
 from qwenft_assets.cli.options import ConfigOption, JsonOption, load, storage_of, use_dagster_home
 from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
+from qwenft_assets.model.device import GIB, find_gpus, resolve_device
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.storage.integrity import check_artifacts
 from qwenft_assets.storage.root import ALL, Storage
 
 MIN_FREE_DISK_GIB = {"demo": 2.0}
 MIN_FREE_DISK_GIB_OTHER = 40.0
-GIB = 2**30
+GPU_PACKAGES = ("bitsandbytes", "unsloth")
 
 
 class Examined(NamedTuple):
@@ -53,6 +54,7 @@ def doctor(
         "packages": _packages,
         "config": lambda: _config(settings),
         "device": lambda: _device(settings),
+        "GPU packages": _gpu_packages,
         "engine": lambda: _engine(settings),
         "base model": lambda: _base_model(settings),
         "storage": lambda: _storage(settings),
@@ -100,12 +102,10 @@ def _packages() -> str:
     requirements = [Requirement(line) for line in importlib.metadata.requires("qwenft") or []]
     needed = [r for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})]
     for requirement in needed:
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version_of(requirement.name)
+        if version is None:
             wrong.append(f"{requirement.name} is missing")
-            continue
-        if not requirement.specifier.contains(version, prereleases=True):
+        elif not requirement.specifier.contains(version, prereleases=True):
             wrong.append(f"{requirement.name} {version} is not {requirement.specifier}")
     if wrong:
         raise QwenftError(f"{'; '.join(wrong)}. Run `make install`.")
@@ -122,8 +122,6 @@ def _config(config: Config) -> str:
 
 
 def _device(config: Config) -> str:
-    from qwenft_assets.model.device import find_gpus, resolve_device
-
     gpus = find_gpus()
     device = resolve_device(config.training, config.training.device, gpus)
     if device.type == "cpu":
@@ -132,8 +130,28 @@ def _device(config: Config) -> str:
     return f"{device.name}, {device.free_vram_gib:.1f} of {device.total_vram_gib:.1f} GiB free"
 
 
+def _gpu_packages() -> str:
+    """The packages that only a GPU needs: bitsandbytes for 4-bit weights, Unsloth as an engine."""
+    if not find_gpus():
+        return "no GPU, so none is needed"
+    versions = {name: _version_of(name) for name in GPU_PACKAGES}
+    installed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+    missing = " and ".join(name for name, version in versions.items() if version is None)
+    if missing:
+        return (
+            f"{installed or 'none'}; {missing} missing: `make install` brings what this GPU needs"
+        )
+    return installed
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _engine(config: Config) -> str:
-    from qwenft_assets.model.device import find_gpus
     from qwenft_assets.model.engines import require_engine
 
     wanted = config.training.device

@@ -7,9 +7,18 @@ from importlib.metadata import version
 import pytest
 import typer
 
-from qwenft_assets.cli.doctor import _dagster, _disk, _examine, _packages, _storage, doctor
+from qwenft_assets.cli.doctor import (
+    _dagster,
+    _disk,
+    _examine,
+    _gpu_packages,
+    _packages,
+    _storage,
+    doctor,
+)
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import QwenftError
+from qwenft_assets.model.device import Device
 from qwenft_assets.storage.files import sha256_of_file, write_json
 from qwenft_assets_tests.commands import make_deployment
 from qwenft_assets_tests.tiny_model import write_tiny_model
@@ -72,6 +81,19 @@ def test_every_package_outside_its_cap_is_named_at_once(tmp_path, monkeypatch):
     assert {"peft 0.1.0", "accelerate 0.1.0"} <= set(re.findall(r"\w+ 0\.1\.0", str(caught.value)))
 
 
+def test_packages_for_a_gpu_are_looked_for_where_there_is_one(tmp_path, monkeypatch):
+    gpu = Device("cuda", "H200", 139.0, 140.0)
+    monkeypatch.setitem(_gpu_packages.__globals__, "find_gpus", list)
+    assert _gpu_packages() == "no GPU, so none is needed"
+    monkeypatch.setitem(_gpu_packages.__globals__, "find_gpus", lambda: [gpu])
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    assert _gpu_packages().startswith("none; bitsandbytes and unsloth missing: `make install`")
+    put_distribution(tmp_path, "bitsandbytes", "0.50.2")
+    assert _gpu_packages().startswith("bitsandbytes 0.50.2; unsloth missing: `make install`")
+    put_distribution(tmp_path, "unsloth", "2026.10.9")
+    assert _gpu_packages() == "bitsandbytes 0.50.2, unsloth 2026.10.9"
+
+
 def test_free_disk_is_told_for_a_storage_that_is_not_there_yet(tmp_path):
     found = _disk(config_in(tmp_path / "not" / "yet", "demo"))
     assert re.fullmatch(r"\d+\.\d GiB free", found)
@@ -123,7 +145,7 @@ def test_a_sound_machine_passes_and_every_look_is_shown(deployment, capsys):
     doctor(as_json=True)
     results = json.loads(capsys.readouterr().out)
     assert [result["name"] for result in results] == [
-        "python", "packages", "config", "device", "engine", "base model", "storage", "disk", "dagster",
+        "python", "packages", "config", "device", "GPU packages", "engine", "base model", "storage", "disk", "dagster",
     ]  # fmt: skip
     assert all(result["ok"] for result in results), results
     found = {result["name"]: result["found"] for result in results}
