@@ -25,6 +25,11 @@ DOCUMENTS = (
 )
 BASH = re.compile(r"```bash\n(.*?)```", re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
+MODULE = re.compile(r"(?<![\w/.<{*-])((?:[\w-]+/)*\w+\.py)\b")
+PACKAGE = re.compile(r"`(\w+)/`")
+ROOTS = [PROJECT_ROOT / name for name in ("qwenft_assets", "qwenft_assets_tests", "benchmarks")]
+CURRENT = [name for name in DOCUMENTS if name != "docs/LOG.md"]
+"""Without the log, which names modules as they were then."""
 GPU = "--config configs/qwen2.5-7b.yaml"
 NOT_RUN_HERE = {
     "make": "installs, trains or serves: `-m readme`",
@@ -34,7 +39,7 @@ NOT_RUN_HERE = {
     "qwenft serve": "stays: test_serve.py",
     "qwenft infer": "answers after a training: test_infer.py",
     "qwenft run": "trains: test_end_to_end.py, `-m readme`",
-    "qwenft publish": "sends a release: release/publishing",
+    "qwenft publish": "sends a release: publishing/test_round_trips.py",
     ".venv/bin/dagster": "trains: test_end_to_end.py",
 }
 
@@ -124,6 +129,17 @@ def test_links_lead_to_files_and_headings_that_are_there(document):
             headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.MULTILINE)
             slugs = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
             assert anchor in slugs, link
+
+
+@pytest.mark.parametrize("document", [*CURRENT, "benchmarks/RESULTS.md"])
+def test_modules_and_packages_that_are_named_exist(document):
+    text = text_of(document)
+    added_by_the_reader = set(re.findall(r"^# (\S+\.py)$", text, re.MULTILINE))
+    for path in set(MODULE.findall(text)) - added_by_the_reader:
+        found = [(root / path).exists() if "/" in path else any(root.rglob(path)) for root in ROOTS]
+        assert any(found) or (PROJECT_ROOT / path).exists(), path
+    for name in set(PACKAGE.findall(text)) - {"published_adapter"}:  # a folder of artifacts
+        assert any((root / name).is_dir() for root in (PROJECT_ROOT, *ROOTS)), f"{name}/"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """All ways out and back with one adapter: what was announced arrives, is intact, loads and answers.
 
 Slow, because every step is a process of its own: the real command, git, plain transformers and peft.
-`benchmarks/publish_round_trips.py` does the same with the adapter of a deployment.
 """
 
 import json
