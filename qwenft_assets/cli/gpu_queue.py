@@ -42,7 +42,7 @@ def end_stale_runs(instance: Any) -> None:
 
 
 @contextmanager
-def telling_who_holds_the_gpu(instance: Any, run_id: str) -> Iterator[None]:
+def reporting_gpu_holders(instance: Any, run_id: str) -> Iterator[None]:
     """While the run waits for a place in the pool, say on standard error who has it.
 
     Dagster looks for Ctrl-C between steps and inside them, and not while it waits for a place: a run

@@ -15,7 +15,7 @@ from qwenft_assets.cli.gpu_queue import (
     INTERRUPTED,
     end_stale_runs,
     process_tag,
-    telling_who_holds_the_gpu,
+    reporting_gpu_holders,
 )
 from qwenft_assets.cli.options import (
     ConfigOption,
@@ -147,7 +147,7 @@ def _execute(
 
     end_stale_runs(instance)
     run_id = str(uuid.uuid4())
-    with telling_who_holds_the_gpu(instance, run_id):
+    with reporting_gpu_holders(instance, run_id):
         result = defs.resolve_job_def(job_name).execute_in_process(
             instance=instance,
             raise_on_error=False,

@@ -11,6 +11,10 @@ from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.publishing import adapter, project_code
 from qwenft_assets.publishing.dataset import render_dataset_card, write_dataset
+from qwenft_assets.publishing.git_repository import (
+    REQUIREMENTS_FILE,
+    render_requirements,
+)
 from qwenft_assets.publishing.manifest import (
     FORMAT,
     MANIFEST_FILE,
@@ -19,10 +23,6 @@ from qwenft_assets.publishing.manifest import (
 )
 from qwenft_assets.publishing.model_card import render_model_card
 from qwenft_assets.publishing.private_text import PrivateText
-from qwenft_assets.publishing.repository_files import (
-    REQUIREMENTS_FILE,
-    render_requirements,
-)
 from qwenft_assets.publishing.scan import Scanner, scan
 from qwenft_assets.publishing.subject import Subject, private_rows
 from qwenft_assets.storage.files import atomic_folder, read_json, write_json, write_text

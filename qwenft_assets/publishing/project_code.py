@@ -10,13 +10,13 @@ from pathlib import Path
 
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import PublishingError
-from qwenft_assets.publishing.git_command import run_git
-from qwenft_assets.publishing.repository_files import (
+from qwenft_assets.publishing.git_repository import (
     ATTRIBUTES_FILE,
     IGNORED_FILE,
     REQUIREMENTS_FILE,
     WEIGHTS_PATTERNS,
     render_attributes,
+    run_git,
 )
 from qwenft_assets.rows import is_private
 from qwenft_assets.storage.files import write_text

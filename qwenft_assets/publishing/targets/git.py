@@ -8,12 +8,13 @@ from pathlib import Path
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
-from qwenft_assets.publishing.git_command import run_git, without_secret
-from qwenft_assets.publishing.manifest import MANIFEST_FILE
-from qwenft_assets.publishing.repository_files import (
+from qwenft_assets.publishing.git_repository import (
     MAX_PLAIN_BYTES,
+    run_git,
+    without_secret,
     write_repository_files,
 )
+from qwenft_assets.publishing.manifest import MANIFEST_FILE
 from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
 
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
-from qwenft_assets.publishing.targets.asking import asked
-from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
+from qwenft_assets.publishing.targets.target import Outcome, PlannedFile, ask_place
 
 if TYPE_CHECKING:
     import httpx
@@ -197,7 +196,7 @@ class GitHubTarget:
         return self._ask(lambda: client.request(method, url, **options).raise_for_status())
 
     def _ask(self, request: Callable[[], Answer]) -> Answer:
-        return asked(f"{self.repo} on GitHub", request, ADVICE)
+        return ask_place(f"{self.repo} on GitHub", request, ADVICE)
 
 
 def _described(bundle: Bundle) -> dict[str, str]:

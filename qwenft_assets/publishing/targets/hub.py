@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
+from qwenft_assets.publishing.git_repository import LFS_PATTERNS
 from qwenft_assets.publishing.manifest import MANIFEST_FILE
-from qwenft_assets.publishing.repository_files import LFS_PATTERNS
-from qwenft_assets.publishing.targets.asking import asked
-from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
+from qwenft_assets.publishing.targets.target import Outcome, PlannedFile, ask_place
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -98,7 +97,7 @@ class HubTarget:
         from huggingface_hub.errors import HFValidationError
 
         try:
-            return asked(f"{self.repo_id} on the Hub", request, ADVICE)
+            return ask_place(f"{self.repo_id} on the Hub", request, ADVICE)
         except (HFValidationError, ValueError) as error:
             problem = " ".join(str(error).split())[:300]
             raise PublishingError(

@@ -1,12 +1,21 @@
-"""Calling git."""
+"""A git repository of weights: calling git, and the files that it needs beside the weights."""
 
 import os
 import re
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from qwenft_assets.errors import PublishingError
+from qwenft_assets.storage.files import write_text
 
+WEIGHTS_PATTERNS = ("*.safetensors", "*.gguf", "*.bin", "*.pt", "*.ckpt")
+LFS_PATTERNS = (*WEIGHTS_PATTERNS, "*.png", "tokenizer.json", "*.parquet", "*.jsonl")
+MAX_PLAIN_BYTES = 100 * 2**20
+"""GitHub refuses larger files outside Git LFS."""
+ATTRIBUTES_FILE = ".gitattributes"
+IGNORED_FILE = ".gitignore"
+REQUIREMENTS_FILE = "requirements.txt"
 LONGEST_QUOTE = 300
 
 
@@ -46,3 +55,23 @@ def run_git(folder: Path, *arguments: str, text: str | None = None) -> str:
 def without_secret(address: str) -> str:
     """An address, or a text with addresses, without the user and token in them."""
     return re.sub(r"://[^/@\s]+@", "://", address)
+
+
+def write_repository_files(folder: Path) -> tuple[Path, Path]:
+    """Write `.gitattributes` for Git LFS and `.gitignore`, and return them."""
+    attributes, ignored = folder / ATTRIBUTES_FILE, folder / IGNORED_FILE
+    write_text(attributes, render_attributes(LFS_PATTERNS))
+    patterns = ("__pycache__/", "*.py[cod]", ".venv/", ".env", "*.part", "checkpoint-*/")
+    write_text(ignored, "\n".join(patterns) + "\n")
+    return attributes, ignored
+
+
+def render_attributes(patterns: Iterable[str]) -> str:
+    """Lines of `.gitattributes` that hand files to Git LFS."""
+    return "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for pattern in patterns)
+
+
+def render_requirements(versions: Mapping[str, str]) -> str:
+    """Exactly the versions that made it; a build's local label (`+cpu`) is nobody else's."""
+    pins = (f"{name}=={version.partition('+')[0]}" for name, version in sorted(versions.items()))
+    return "\n".join(pins) + "\n"
