@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from qwenft_assets.config import Config, EvaluationConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.generations import load_prompts
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.model.base import BaseModelRef, base_model_here
+from qwenft_assets.processes.run import StageJob
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
@@ -19,12 +18,9 @@ CODE_VERSION = "2"
 """Raise when the same adapter and rows would give other figures."""
 
 
-class EvaluationJob(BaseModel):
+class EvaluationJob(StageJob):
     """Everything the evaluation worker needs, as JSON."""
 
-    model_config = ConfigDict(frozen=True)
-
-    recipe: RecipeName
     adapter_version: str
     mixture_version: str
     inputs: str
@@ -35,17 +31,13 @@ class EvaluationJob(BaseModel):
     engine: str
     training: TrainingConfig
     settings: EvaluationConfig
-    device: str
-    storage_root: Path
-    storage_url: str | None = None
-    """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
 
     def makes(self, storage: Storage) -> tuple[Path, ...]:
         """Folders of the artifacts that it makes."""
         return (storage.evaluation(self.recipe, self.adapter_version),)
 
     def staged(self, storage: Storage) -> Self:
-        """The job on a machine whose stage is `storage`, with what it reads fetched.
+        """The job on a machine whose stage is `storage`, after downloading what it reads.
 
         Raises:
             MixtureError: The mixture is another one by now.

@@ -1,11 +1,15 @@
-"""Several processes of a worker on Ray: `python -m qwenft_assets.processes.ray_job MODULE LAUNCHER`.
+"""Several processes of one job on Ray: `python -m qwenft_assets.processes.ray_job MODULE LAUNCHER`.
 
-That is the process which the step waits for, and the driver of Ray Train, which places the processes,
-makes their torch process group, and ends all when one dies. They share a board with the driver: their
-log and result go out by it, the request to stop comes in.
+The step waits for this process, which is the driver of Ray Train: Ray Train places the processes, makes
+their torch process group, and ends all of them when one dies. Driver and processes share an actor, the
+board: the log and the result leave by it, the request to stop comes in.
+
+A node may share the disk of the machine that runs the step. To find out, the driver leaves a mark below
+its storage root; a node that does not see it works in a stage of its own, as any other machine does.
 """
 
 import importlib
+import os
 import socket
 import sys
 import threading
@@ -15,8 +19,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from qwenft_assets.config import LauncherConfig
-from qwenft_assets.errors import QwenftError, WorkerError, error_by_name
+from qwenft_assets.config import LauncherConfig, stage_folder
+from qwenft_assets.errors import QwenftError, StorageError, WorkerError, error_by_name
 from qwenft_assets.processes.child import (
     Log,
     request_stop,
@@ -28,13 +32,15 @@ from qwenft_assets.processes.child import (
 )
 from qwenft_assets.processes.ranks import PATIENCE, process_group
 from qwenft_assets.processes.ray_cluster import connected
-from qwenft_assets.processes.ray_node import mark_of, on_this_node
+from qwenft_assets.processes.run import StageJob
+from qwenft_assets.storage.root import Storage
 
 SECONDS_BETWEEN_LOOKS = 0.5
+OF_ONE_PROCESS = "memory://"
 
 
 class Board:
-    """An actor: what the driver and the processes tell each other."""
+    """An actor that driver and processes share."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -46,28 +52,28 @@ class Board:
         self._lines.append(line)
 
     def take_lines(self) -> list[str]:
-        """The lines since the last time."""
+        """The lines since the last call."""
         lines, self._lines = self._lines, []
         return lines
 
     def end(self, outcome: dict[str, Any]) -> None:
-        """Leave the result, or the error that came first."""
+        """Leave the result or an error; the first one stays."""
         self._outcome = self._outcome or outcome
 
     def outcome(self) -> dict[str, Any]:
-        """What was left."""
+        """The result or the first error; empty while there is none."""
         return self._outcome
 
     def ask_to_stop(self) -> None:
-        """Have all processes save what they have, and end."""
+        """Ask all processes to save their state and end."""
         self._stop = True
 
     def stop_requested(self) -> bool:
-        """Whether they were asked to."""
+        """Whether the processes were asked to stop."""
         return self._stop
 
 
-def run_on_ray(module: str, launcher: LauncherConfig, job: Any, log: Log) -> dict[str, Any]:
+def run_on_ray(module: str, launcher: LauncherConfig, job: StageJob, log: Log) -> dict[str, Any]:
     """Run `module.work` in each of the processes; the result of the first.
 
     Raises:
@@ -97,13 +103,13 @@ def _make_board() -> Any:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    # Where the driver is: the loss of any other node is told by it.
+    # On the driver's node: it must outlive the loss of any other node.
     here: Any = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board)
     return actor.remote()
 
 
-def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any, mark: Path) -> str:
+def _fit(module: str, launcher: LauncherConfig, job: StageJob, board: Any, mark: Path) -> str:
     """Run the processes to their end; what went wrong, in one line."""
     from fsspec import filesystem
     from pyarrow.fs import FSSpecHandler, PyFileSystem
@@ -131,7 +137,7 @@ def _fit(module: str, launcher: LauncherConfig, job: Any, board: Any, mark: Path
         ),
         run_config=RunConfig(
             name="job",
-            # Ray Train wants a disk that all share, for notes that nobody reads.
+            # Ray Train wants a disk that all nodes share, for notes that nobody reads.
             storage_path="notes",
             storage_filesystem=PyFileSystem(handler(filesystem("memory"))),
             failure_config=FailureConfig(max_failures=0),  # the next run goes on
@@ -164,16 +170,58 @@ def run_rank(settings: dict[str, Any]) -> None:
     except QwenftError as error:
         ray.get(board.end.remote(_as_outcome(error)))
         raise
-    except SystemExit:  # it was asked to stop, and has saved what it had
+    except SystemExit:  # it was asked to stop, and has saved its state
         return
     if is_main_process:
         ray.get(board.end.remote({"result": result}))
 
 
-def _staged_by_all(job: Any, mark: Path, board: Any) -> Any:
-    """The job as this node does it; None, for all of them, where one could not be made ready.
+@contextmanager
+def mark_of(storage_root: Path) -> Iterator[Path]:
+    """A file below the storage root while the block runs; a node that sees it shares the disk."""
+    # The name lets `Storage.recover` remove the mark of a driver that was killed.
+    mark = storage_root / f".ray.{socket.gethostname()}.{os.getpid()}.part"
+    mark.touch()
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
 
-    Who raised within Ray Train would have it print a traceback, beside the line that the board has.
+
+def on_this_node(job: StageJob, mark: Path) -> StageJob:
+    """The job with the paths of this node.
+
+    Args:
+        job: As the driver has it.
+        mark: The driver's `mark_of`.
+
+    Raises:
+        QwenftError: The node neither sees the driver's disk nor can stage the job; names the node.
+    """
+    if mark.exists():
+        return job.model_copy(update={"storage_url": None})
+    node = f"Ray node {socket.gethostname()}"
+    if job.storage_url is None or job.storage_url.startswith(OF_ONE_PROCESS):
+        raise StorageError(
+            f"{node}: {job.storage_url or job.storage_root} is the storage root, and this node does not "
+            "see it. Set storage_root to s3://bucket/path, which each node reads and writes by itself, "
+            "or mount that folder on every node at the same path."
+        )
+    folder = stage_folder(job.storage_url, os.environ.get("QWENFT_STAGE"))
+    storage = Storage(folder, job.storage_url)
+    try:
+        storage.ensure_writable()
+        with storage.lock("ray-node"):  # one process of a node downloads, the others wait
+            storage.recover()
+            return job.staged(storage)
+    except QwenftError as error:
+        raise type(error)(f"{node}: {error}") from error
+
+
+def _staged_by_all(job: StageJob, mark: Path, board: Any) -> StageJob | None:
+    """The job on this node; None for all processes if it cannot be staged for one of them.
+
+    An error raised within Ray Train would print a traceback beside the line that the board has.
     """
     import ray
 

@@ -1,14 +1,16 @@
 """A run: one job at work in this process, with everything that goes through its functions together."""
 
-from __future__ import annotations
-
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, Self, TypeVar
 
+from pydantic import BaseModel, ConfigDict
+
+from qwenft_assets.config import RecipeName
 from qwenft_assets.processes.child import Log, say_nothing
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress, no_progress
@@ -16,32 +18,30 @@ from qwenft_assets.storage.locking import hold_device
 from qwenft_assets.storage.root import Storage
 
 
-class StageJob(Protocol):
-    """What the job of every stage has."""
+class StageJob(BaseModel, ABC):
+    """The job of one stage, sent as JSON to each process that works on it."""
 
-    @property
-    def recipe(self) -> str:
-        """The recipe whose artifacts it makes."""
-        ...
+    model_config = ConfigDict(frozen=True)
 
-    @property
-    def device(self) -> str:
-        """`cuda` or `cpu`."""
-        ...
+    recipe: RecipeName
+    device: str
+    """`cuda` or `cpu`."""
+    storage_root: Path
+    """Folder of the storage root; the stage of a remote one."""
+    storage_url: str | None = None
+    """The remote root, if the processes themselves download from it and upload to it."""
 
-    @property
-    def storage_root(self) -> Path:
-        """The local folder that holds all artifacts."""
-        ...
-
-    @property
-    def storage_url(self) -> str | None:
-        """The remote root that the processes themselves read and write; None if they do not."""
-        ...
-
+    @abstractmethod
     def makes(self, storage: Storage) -> tuple[Path, ...]:
-        """The folders of the artifacts that it makes."""
-        ...
+        """Folders of the artifacts that the job makes."""
+
+    @abstractmethod
+    def staged(self, storage: Storage) -> Self:
+        """The job on a machine whose stage is `storage`, after downloading what it reads.
+
+        Raises:
+            QwenftError: What the job needs is not on that machine, or has changed since it was planned.
+        """
 
 
 Job = TypeVar("Job", bound=StageJob)

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
-
 from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
 from qwenft_assets.model.base import BaseModelRef, base_model_here, find_base_model
 from qwenft_assets.model.engines import engine_of
+from qwenft_assets.processes.run import StageJob
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, write_json
 from qwenft_assets.storage.integrity import is_whole
@@ -28,28 +27,21 @@ RECORD_FILE = "training.json"
 LATEST_FILE = "latest.json"
 
 
-class TrainingJob(BaseModel):
+class TrainingJob(StageJob):
     """Everything the training worker needs, as JSON."""
 
-    model_config = ConfigDict(frozen=True)
-
-    recipe: RecipeName
     version: str
     mixture_version: str
     base: BaseModelRef
     settings: TrainingConfig
-    device: str
     engine: str
-    storage_root: Path
-    storage_url: str | None = None
-    """Of the remote root that the processes themselves fetch from and send to; None: they need not."""
 
     def makes(self, storage: Storage) -> tuple[Path, ...]:
         """Folders of the artifacts that it makes."""
         return storage.adapter(self.recipe, self.version), storage.adapters(self.recipe)
 
     def staged(self, storage: Storage) -> Self:
-        """The job on a machine whose stage is `storage`, with what it reads fetched.
+        """The job on a machine whose stage is `storage`, after downloading what it reads.
 
         Raises:
             MixtureError: The mixture is another one by now.

@@ -11,7 +11,7 @@ from qwenft_assets.config import Config, EvaluationConfig, LauncherConfig, Train
 from qwenft_assets.errors import BaseModelError, EvaluationError, MixtureError, StorageError
 from qwenft_assets.evaluation.job import EvaluationJob, inputs_of
 from qwenft_assets.processes.ray_cluster import PASSED_ON, passed_on
-from qwenft_assets.processes.ray_node import mark_of, on_this_node
+from qwenft_assets.processes.ray_job import mark_of, on_this_node
 from qwenft_assets.storage.files import write_json
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training
