@@ -49,7 +49,7 @@ if __name__ == "__main__":
 """
 PARENT = """
 import dagster as dg
-from qwenft_assets_tests.training.test_child_process import run_worker
+from qwenft_assets_tests.processes.test_child import run_worker
 run_worker("sleep")
 """
 
