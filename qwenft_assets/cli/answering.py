@@ -1,7 +1,10 @@
 """What `infer`, `chat` and `serve` share: decoding options, the models, text from standard input."""
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,42 +16,63 @@ if TYPE_CHECKING:
     from qwenft_assets.inference.load import AnsweringModels
 
 PANEL = "Decoding (else as in the config)"
-MaxNewTokensOption = Annotated[
-    int | None, typer.Option("--max-new-tokens", help="Longest answer.", rich_help_panel=PANEL)
-]
-TemperatureOption = Annotated[
-    float | None, typer.Option("--temperature", help="0 is greedy.", rich_help_panel=PANEL)
-]
-TopPOption = Annotated[
-    float | None, typer.Option("--top-p", help="Nucleus sampling.", rich_help_panel=PANEL)
-]
-RepetitionPenaltyOption = Annotated[
-    float | None,
-    typer.Option("--repetition-penalty", help="1 is none.", rich_help_panel=PANEL),
-]
-NoRepeatNgramSizeOption = Annotated[
-    int | None,
-    typer.Option("--no-repeat-ngram-size", help="0 allows repeats.", rich_help_panel=PANEL),
-]
-WindowTokensOption = Annotated[
-    int | None,
-    typer.Option("--window-tokens", help="Prompt and answer together.", rich_help_panel=PANEL),
-]
-CompileOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--compile/--no-compile",
-        help="On a GPU: merge the adapter and compile the decode step.",
-        rich_help_panel=PANEL,
-        show_default=False,
-    ),
-]
-SeedOption = Annotated[
-    int | None, typer.Option("--seed", help="The same answer each time.", rich_help_panel=PANEL)
-]
+Given = dict[str, float | bool | None]
+"""Decoding settings by name; None for one that was not given on the command line."""
 
 
-def with_decoding(config: Config, **given: float | bool | None) -> Config:
+def _option(
+    *names: str,
+    help: str,  # noqa: A002  (typer's name)
+    show_default: bool = True,
+) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=PANEL, show_default=show_default)
+
+
+DECODING_OPTIONS: Mapping[str, Any] = {
+    "max_new_tokens": Annotated[int | None, _option("--max-new-tokens", help="Longest answer.")],
+    "temperature": Annotated[float | None, _option("--temperature", help="0 is greedy.")],
+    "top_p": Annotated[float | None, _option("--top-p", help="Nucleus sampling.")],
+    "repetition_penalty": Annotated[
+        float | None, _option("--repetition-penalty", help="1 is none.")
+    ],
+    "no_repeat_ngram_size": Annotated[
+        int | None, _option("--no-repeat-ngram-size", help="0 allows repeats.")
+    ],
+    "window_tokens": Annotated[
+        int | None, _option("--window-tokens", help="Prompt and answer together.")
+    ],
+    "compile": Annotated[
+        bool | None,
+        _option(
+            "--compile/--no-compile",
+            help="On a GPU: merge the adapter and compile the decode step.",
+            show_default=False,
+        ),
+    ],
+    "seed": Annotated[int | None, _option("--seed", help="The same answer each time.")],
+}
+
+
+def with_decoding_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each decoding setting, passed together as its argument `decoding`."""
+
+    @wraps(command)
+    def with_options(**arguments: Any) -> None:
+        decoding = {name: arguments.pop(name) for name in DECODING_OPTIONS}
+        command(**arguments, decoding=decoding)
+
+    own = [p for p in signature(command).parameters.values() if p.name != "decoding"]
+    options = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in DECODING_OPTIONS.items()
+    ]
+    # What typer reads.
+    vars(with_options)["__signature__"] = Signature([*own, *options])
+    with_options.__annotations__ = {p.name: p.annotation for p in [*own, *options]}
+    return with_options
+
+
+def with_decoding(config: Config, given: Given) -> Config:
     """The config with the decoding settings that were given on the command line.
 
     Raises:

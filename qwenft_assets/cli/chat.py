@@ -6,17 +6,11 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from qwenft_assets.cli.answering import (
-    CompileOption,
-    MaxNewTokensOption,
-    NoRepeatNgramSizeOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    TemperatureOption,
-    TopPOption,
-    WindowTokensOption,
+    Given,
     answering_models,
     decoded_input,
     with_decoding,
+    with_decoding_options,
 )
 from qwenft_assets.cli.options import AdapterOption, ConfigOption, RecipeOption, load, recipe_named
 
@@ -24,35 +18,20 @@ if TYPE_CHECKING:
     from qwenft_assets.inference.load import AnsweringModels
 
 
+@with_decoding_options
 def chat(
     recipe: RecipeOption = "small",
     config: ConfigOption = None,
     adapter: AdapterOption = None,
-    max_new_tokens: MaxNewTokensOption = None,
-    temperature: TemperatureOption = None,
-    top_p: TopPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    no_repeat_ngram_size: NoRepeatNgramSizeOption = None,
-    window_tokens: WindowTokensOption = None,
-    compile_step: CompileOption = None,
-    seed: SeedOption = None,
+    *,
+    decoding: Given,
 ) -> None:
     r"""Talk to the adapter. /help lists the commands; Ctrl-C stops an answer, not the program.
 
     Examples: `qwenft chat`, `qwenft chat --adapter none --temperature 0`,
     `printf 'Hello\n/stats\nexit\n' | qwenft chat`
     """
-    settings = with_decoding(
-        load(config),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        window_tokens=window_tokens,
-        compile=compile_step,
-        seed=seed,
-    )
+    settings = with_decoding(load(config), decoding)
     models = answering_models(settings, recipe_named(settings, recipe), adapter)
     if sys.stdin.isatty() and sys.stdout.isatty():
         _chat_at_terminal(models, adapter)

@@ -8,17 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qwenft_assets.cli.answering import (
-    CompileOption,
-    MaxNewTokensOption,
-    NoRepeatNgramSizeOption,
-    RepetitionPenaltyOption,
-    SeedOption,
-    TemperatureOption,
-    TopPOption,
-    WindowTokensOption,
+    Given,
     answering_models,
     decoded_input,
     with_decoding,
+    with_decoding_options,
 )
 from qwenft_assets.cli.options import (
     AdapterOption,
@@ -37,6 +31,7 @@ if TYPE_CHECKING:
     from qwenft_assets.inference.generate import AnsweringModel
 
 
+@with_decoding_options
 def infer(
     text: Annotated[
         str | None, typer.Argument(help="What to ask; `-` reads it from standard input.")
@@ -59,14 +54,8 @@ def infer(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the answer with its figures as JSON.")
     ] = False,
-    max_new_tokens: MaxNewTokensOption = None,
-    temperature: TemperatureOption = None,
-    top_p: TopPOption = None,
-    repetition_penalty: RepetitionPenaltyOption = None,
-    no_repeat_ngram_size: NoRepeatNgramSizeOption = None,
-    window_tokens: WindowTokensOption = None,
-    compile_step: CompileOption = None,
-    seed: SeedOption = None,
+    *,
+    decoding: Given,
 ) -> None:
     """Ask the adapter one question; the answer streams to standard output.
 
@@ -74,17 +63,7 @@ def infer(
     `qwenft infer Summarise --input "$(cat report.txt)" --adapter none`,
     `git log -1 | qwenft infer - --json`, `qwenft infer --batch questions.jsonl --temperature 0`
     """
-    settings = with_decoding(
-        load(config),
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        repetition_penalty=repetition_penalty,
-        no_repeat_ngram_size=no_repeat_ngram_size,
-        window_tokens=window_tokens,
-        compile=compile_step,
-        seed=seed,
-    )
+    settings = with_decoding(load(config), decoding)
     if (text is None) == (batch is None):
         raise PromptError(
             "nothing to ask, or too much: give either TEXT (`-` for stdin) or --batch."
