@@ -6,24 +6,21 @@ The parameters are those of the PEFT model, so that training it here is training
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.errors import ConfigError
-from qwenft_assets.model.activation import swiglu
 from qwenft_assets.model.attention import attend
 from qwenft_assets.model.batches import FlatBatch
-from qwenft_assets.model.frozen_weight import (
+from qwenft_assets.model.fsdp import run_layers, sharded
+from qwenft_assets.model.linear import (
     DenseWeight,
     Fp8Weight,
     FrozenWeight,
-    Nf4Weight,
-    fused,
-)
-from qwenft_assets.model.fsdp import run_layers, sharded
-from qwenft_assets.model.lora_linear import (
     LoraLinear,
     LoraPart,
+    Nf4Weight,
+    fused,
     round_adapters,
     spare_columns,
 )
@@ -58,13 +55,13 @@ class FlatDecoder:
 
         Args:
             model: A PeftModel around a causal language model of FAMILIES, or such a model.
-            weights: `nf4`, `bf16` or `fp32`, as it was loaded; `fp8` rounds bf16 to 8 bits.
-            keep_4bit: Hold `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
-                same numbers, without the work of turning them into bf16 for every product.
-            adapters: Those of the model that it may wear, the one to begin with first; room beside the
-                weights is cut to the largest.
-            shards: Above 1, all processes hold the weights of the layers together; they may still
-                stand on the CPU, and nothing but this decoder can run the model from here on.
+            weights: `nf4`, `bf16` or `fp32`, as the model was loaded; `fp8` rounds bf16 to 8 bits.
+            keep_4bit: Keep `nf4` weights in 4 bits, a third of the memory; otherwise in bf16, the
+                same numbers, without converting them for every product.
+            adapters: Names of the model's adapters that may be used, the initial one first; the spare
+                columns of the weights fit the largest.
+            shards: Above 1, the weights of the layers are sharded over all processes; they may be on
+                the CPU before, and only this decoder can run the model from here on.
 
         Raises:
             ConfigError: The model is of another family.
@@ -77,7 +74,7 @@ class FlatDecoder:
             )
         self.causal, self.core, self.config = causal, causal.model, causal.config
         self._hold = (weights, keep_4bit)
-        self._adapters, self._worn, self._shards = tuple(adapters), adapters[0], shards
+        self._adapters, self._adapter, self._shards = tuple(adapters), adapters[0], shards
         self._linear: list[tuple[LoraLinear, Sequence[Any]]] = []
         layers = (_Layer(layer, self._stack, self.config) for layer in self.core.layers)
         if shards > 1:
@@ -131,20 +128,20 @@ class FlatDecoder:
         """
         if adapter not in self._adapters:
             raise ValueError(f"the decoder was built for {', '.join(self._adapters)}")
-        if adapter == self._worn:
+        if adapter == self._adapter:
             return
-        self._worn = adapter
+        self._adapter = adapter
         for linear, modules in self._linear:
             linear.use_adapter(*_adapter_of(modules, adapter))
 
     def _stack(self, modules: Sequence[Any]) -> LoraLinear:
         bases = [getattr(module, "base_layer", module) for module in modules]
-        worn, *others = (_adapter_of(modules, name) for name in self._adapters)
+        first, *others = (_adapter_of(modules, name) for name in self._adapters)
         outputs, inputs = sum(base.out_features for base in bases), bases[0].in_features
-        # A part of a sharded weight has no room beside it: what is gathered is not kept.
-        spare = max(spare_columns(parts, outputs, inputs) for parts, _, _ in (worn, *others))
+        # A sharded weight has no spare columns: what is gathered is not kept.
+        spare = max(spare_columns(parts, outputs, inputs) for parts, _, _ in (first, *others))
         spare = spare if self._shards == 1 else 0
-        stacked = LoraLinear(_frozen(bases, *self._hold, spare), *worn)
+        stacked = LoraLinear(_frozen(bases, *self._hold, spare), *first)
         self._linear.append((stacked, modules))
         if self._shards > 1:
             _empty([base.weight for base in bases])
@@ -170,11 +167,11 @@ class _Layer:
 
     @property
     def linears(self) -> Mapping[str, LoraLinear]:
-        """Its products, by name."""
+        """The linear layers, by name."""
         return {"qkv": self.qkv, "output": self.output, "gate_up": self.gate_up, "down": self.down}
 
     def __call__(self, x: "torch.Tensor", *arguments: Any, checkpointing: bool) -> "torch.Tensor":
-        """(tokens, hidden size) to the same; the arguments are those of _forward."""
+        """(tokens, hidden size) to the same shape; the arguments are those of _forward."""
         if checkpointing:
             from torch.utils.checkpoint import checkpoint
 
@@ -235,6 +232,54 @@ def rotate(
     return rotated(query), rotated(key)
 
 
+def swiglu(gate_up: "torch.Tensor") -> "torch.Tensor":
+    """silu(gate) * up (Shazeer, 2020): (tokens, 2 width) to (tokens, width).
+
+    Autograd would make the gradient of the two halves separately, each as a full matrix of zeros with
+    one half filled in: three times the memory traffic of the widest tensors of a layer.
+    """
+    return _swiglu_function().apply(gate_up)
+
+
+def _swiglu_value(gate_up: "torch.Tensor") -> "torch.Tensor":
+    from torch.nn.functional import silu
+
+    gate, up = gate_up.chunk(2, dim=-1)
+    return silu(gate) * up
+
+
+def _swiglu_gradient(gate_up: "torch.Tensor", of_value: "torch.Tensor") -> "torch.Tensor":
+    """Gradient with respect to gate and up, side by side; computed in float32 at least."""
+    import torch
+
+    precision = torch.promote_types(gate_up.dtype, torch.float32)
+    gate, up = (half.to(precision) for half in gate_up.chunk(2, dim=-1))
+    of_value = of_value.to(precision)
+    sigmoid = torch.sigmoid(gate)
+    of_gate = of_value * up * sigmoid * (1 + gate * (1 - sigmoid))
+    of_up = of_value * gate * sigmoid
+    return torch.cat([half.to(gate_up.dtype) for half in (of_gate, of_up)], dim=-1)
+
+
+@cache
+def _swiglu_function() -> Any:
+    """The autograd function, defined at first use because its base class needs torch."""
+    import torch
+
+    class Swiglu(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, gate_up: torch.Tensor) -> torch.Tensor:
+            ctx.save_for_backward(gate_up)
+            return fused(_swiglu_value, gate_up.device.type)(gate_up)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: torch.Tensor) -> torch.Tensor:
+            (gate_up,) = ctx.saved_tensors
+            return fused(_swiglu_gradient, gate_up.device.type, apart=True)(gate_up, gradients[0])
+
+    return Swiglu
+
+
 def neftune_noise(batch: FlatBatch, embedded: "torch.Tensor", alpha: float) -> "torch.Tensor":
     """Uniform noise of NEFTune (Jain et al., 2023): each row's bound follows from its own length.
 
@@ -284,7 +329,7 @@ def _frozen(
         rounded = Fp8Weight(stacked, bias)
         _empty(parts)
         return rounded
-    # The layers become views of what they were stacked to: nothing is held twice.
+    # The layers become views of the stacked weight: nothing is in memory twice.
     stacked = pad(stacked, (0, spare_columns)) if spare_columns else stacked
     held = DenseWeight(stacked, bias, spare_columns)
     for part, view in zip(parts, held.weight.split([p.shape[0] for p in parts]), strict=True):
@@ -293,6 +338,6 @@ def _frozen(
 
 
 def _empty(parts: Sequence[Any]) -> None:
-    """Let go of a model's own weights: from here on only this decoder can run it."""
+    """Free a model's own weights: from here on only this decoder can run it."""
     for part in parts:
         part.data = part.data.new_empty(0)

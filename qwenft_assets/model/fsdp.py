@@ -1,9 +1,9 @@
-"""Frozen weights that several processes hold together, by torch's FSDP2: each has a part of every layer.
+"""Frozen weights sharded over processes by torch's FSDP2: each holds a part of every layer.
 
-A layer is gathered for its forward pass and again for its backward pass, while the one before is still
-computed, and let go of after either. Embedding, head, norms, adapter and optimizer stay whole in every
-process, so that steps, checkpoints and the saved adapter are what they are without it. A layer is
-gathered from all at once: every process runs as many passes as the others, in the same order.
+A layer is gathered for its forward pass and again for its backward pass, while the layer before is still
+computed, and freed after each. Embedding, head, norms, adapter and optimizer are whole in every process,
+so that steps, checkpoints and the saved adapter are those of an unsharded run. Gathering is collective:
+all processes run the same number of passes, in the same order.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,8 +11,7 @@ from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Protocol
 
-from qwenft_assets.model.frozen_weight import DenseWeight
-from qwenft_assets.model.lora_linear import LoraLinear
+from qwenft_assets.model.linear import DenseWeight, LoraLinear
 
 if TYPE_CHECKING:
     import torch
@@ -30,14 +29,14 @@ class Layer(Protocol):
 
     @property
     def linears(self) -> Mapping[str, LoraLinear]:
-        """Its products, by name."""
+        """The linear layers, by name."""
         ...
 
 
 def run_layers(
     layers: Iterable[Any], x: "torch.Tensor", *arguments: Any, checkpointing: bool
 ) -> "torch.Tensor":
-    """Hidden states through one layer after the other."""
+    """Pass hidden states through one layer after the other."""
     for layer in layers:
         x = layer(x, *arguments, checkpointing=checkpointing)
     return x
@@ -57,11 +56,11 @@ class ShardedWeight:
         self.holder, self.name, self.bias = holder, name, bias
 
     def project(self, x: "torch.Tensor") -> "torch.Tensor":
-        """As FrozenWeight says."""
+        """See FrozenWeight."""
         return self._whole().project(x)
 
     def project_back(self, gradient: "torch.Tensor") -> "torch.Tensor":
-        """As FrozenWeight says."""
+        """See FrozenWeight."""
         return self._whole().project_back(gradient)
 
     def _whole(self) -> DenseWeight:
@@ -69,7 +68,7 @@ class ShardedWeight:
 
 
 def sharded(layers: Iterable[Layer], device: str) -> Any:
-    """All layers as one module, whose weights the processes hold together.
+    """All layers as one module whose weights are sharded over the processes.
 
     Args:
         layers: Made one by one, so that no more than one is whole on the device at a time; their
@@ -91,7 +90,7 @@ def sharded(layers: Iterable[Layer], device: str) -> Any:
 
 
 def shard_model(model: Any, device: str) -> None:
-    """Have the processes hold the layers of a PEFT model together that runs by its own forward.
+    """Shard the layers of a PEFT model that runs by its own forward.
 
     Args:
         model: On the CPU, with all its adapters.
@@ -109,7 +108,7 @@ def shard_model(model: Any, device: str) -> None:
 
 
 def place_all_but_layers(model: Any, device: str) -> None:
-    """Move a model to its device, but for the weights of its layers, which go there cut in parts."""
+    """Move a model to its device, except the weights of its layers, which are sharded there."""
     layers = model.get_base_model().model.layers
     left = {
         id(p) for name, p in layers.named_parameters() if p.dim() > 1 and OF_ADAPTER not in name
@@ -120,7 +119,7 @@ def place_all_but_layers(model: Any, device: str) -> None:
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether this process cannot run the model without the others."""
+    """Whether the model is sharded, so that this process cannot run it alone."""
     import torch
 
     return torch.distributed.is_initialized() and any(
@@ -144,7 +143,7 @@ def _mesh(device: str) -> Any:
 
 @cache
 def _modules() -> tuple[Any, Any]:
-    """The modules that FSDP2 works on; made at first use, because their base class is torch's."""
+    """The modules that FSDP2 works on, defined at first use because their base class needs torch."""
     import torch
 
     class OneLayer(torch.nn.Module):
@@ -155,7 +154,7 @@ def _modules() -> tuple[Any, Any]:
             self.layer = layer
             for name, linear in layer.linears.items():
                 dense: Any = linear.weight
-                weight = torch.nn.Parameter(dense.joined, requires_grad=False)
+                weight = torch.nn.Parameter(dense.with_spare, requires_grad=False)
                 self.register_parameter(name, weight)
                 linear.weight = ShardedWeight(self, name, dense.bias)
 

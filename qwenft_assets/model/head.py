@@ -7,7 +7,7 @@ head is frozen, so that the gradient of the hidden states can be made in the sam
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.model.frozen_weight import fused
+from qwenft_assets.model.linear import fused
 
 if TYPE_CHECKING:
     import torch

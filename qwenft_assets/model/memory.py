@@ -15,7 +15,7 @@ from qwenft_assets.model.sharding import can_shard
 from qwenft_assets.processes.ranks import Ranks
 
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 4 / 64, "fp8": 2.0, "bf16": 2.0, "fp32": 4.0}
-"""Of a linear layer. 4 bits have a scale for 64 of them; fp8 is held twice, see frozen_weight."""
+"""Of a linear layer. 4 bits have a scale for 64 of them; fp8 is held twice, see Fp8Weight."""
 CONTEXT_GIB = 0.7
 """What CUDA and its libraries take before the first tensor."""
 SLACK = 1.10

@@ -99,7 +99,7 @@ def test_the_base_alone_is_the_model_without_its_adapter(tiny_model, base):
     assert not without.isclose(decoder.hidden_states(batch), atol=1e-2).all()
 
 
-def test_adapters_of_other_ranks_and_layers_can_be_worn_in_turn(tiny_model):
+def test_adapters_of_other_ranks_and_layers_can_be_used_in_turn(tiny_model):
     import torch
     from peft import LoraConfig as PeftConfig
 
@@ -115,7 +115,7 @@ def test_adapters_of_other_ranks_and_layers_can_be_worn_in_turn(tiny_model):
         with torch.no_grad():
             expected[name] = float(padded_sum_of_losses(model, ROWS, "full", None)[0])
     decoder = FlatDecoder(model, weights="fp32", adapters=("default", "other"))
-    assert decoder.layers[0].gate_up.joined is not None  # B stands beside the weight
+    assert decoder.layers[0].gate_up.weight_with_b is not None
     for name in ("default", "other", "default", "other"):
         decoder.use_adapter(name)
         with torch.no_grad():
@@ -136,9 +136,9 @@ def test_no_row_sees_another(tiny_model):
 
 
 @pytest.mark.parametrize("family", ["qwen2", "llama"])
-@pytest.mark.parametrize("wears", [True, False])
+@pytest.mark.parametrize("with_adapter", [True, False])
 def test_a_start_that_rows_share_is_computed_once_with_the_losses_of_each_row(
-    tiny_model, llama, family, wears
+    tiny_model, llama, family, with_adapter
 ):
     import torch
 
@@ -150,7 +150,7 @@ def test_a_start_that_rows_share_is_computed_once_with_the_losses_of_each_row(
     def losses_of(some: Any, shared_tokens: int) -> Any:
         batch = flatten(some, "full", shared_tokens=shared_tokens)
         with torch.no_grad():
-            hidden = decoder.hidden_states(batch, adapted=wears)
+            hidden = decoder.hidden_states(batch, adapted=with_adapter)
             found = losses(hidden[batch.counted], decoder.head, batch.targets)
         return found[batch.shared.counted_of_rows] if batch.shared else found
 
