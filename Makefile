@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed$(if $(GPU),-gpu)
 PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo ui test faults mutants lint format docs bench audit dist clean
+.PHONY: help install demo ui test faults mutants lint format docs audit dist clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -56,9 +56,6 @@ format: install ## Format and mend what can be mended
 docs: install ## Write docs/configuration.md from the settings' models
 	@mkdir -p build
 	@$(BIN)/qwenft config --reference > build/configuration.md && mv build/configuration.md docs/configuration.md
-
-bench: install ## Measure the published figures
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 mutants: install ## Change lines of the pure packages, and see that a test fails: some minutes
 	$(BIN)/python benchmarks/mutants.py

@@ -1,4 +1,4 @@
-"""When the graph rebuilds itself, and who is told when that fails."""
+"""When the graph rebuilds itself, and where failures are sent."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ InstigatorName = Literal[
 ]
 CRON_FIELD = re.compile(r"[0-9A-Za-z*/,\-]+")
 CRON_LARGEST = (59, 23, 31, 12, 7)
-"""Minute, hour, day of the month, month, day of the week."""
+"""Largest value of each field: minute, hour, day of the month, month, day of the week."""
 
 
 class AutomationConfig(Section):
@@ -29,7 +29,9 @@ class AutomationConfig(Section):
         default=(),
         description="Schedules and sensors that run from the start; the web UI's switch wins over it.",
     )
-    time_zone: str = Field(default="UTC", description="Of both schedules, such as Europe/Berlin.")
+    time_zone: str = Field(
+        default="UTC", description="Time zone of both schedules, such as Europe/Berlin."
+    )
     rebuild_small_cron: str = Field(
         default="0 3 * * 1", description="When `small` is rebuilt if its inputs changed: weekly."
     )
@@ -47,16 +49,16 @@ class AutomationConfig(Section):
         "train for days, only where it is named here.",
     )
     reports_interval_seconds: int = Field(
-        default=60, ge=1, description="Between two looks at the local reports file."
+        default=60, ge=1, description="Seconds between two looks at the local reports file."
     )
     hub_interval_seconds: int = Field(
-        default=3600, ge=1, description="Between two requests for each dataset's revision."
+        default=3600, ge=1, description="Seconds between two requests for each dataset's revision."
     )
     follow_interval_seconds: int = Field(
         default=30,
         ge=1,
-        description="Between two looks for runs that ended: how soon the next run of a rebuild "
-        "starts, and a failure is told.",
+        description="Seconds between two looks for runs that ended: how soon the next run of a "
+        "rebuild starts, and a failure is reported.",
     )
     fresh_days: float | None = Field(
         default=8,

@@ -121,7 +121,7 @@ class MixtureConfig(Section):
         description="What stays on one side; with `row` the check no_leakage fails on any leak.",
     )
     similar_questions: SimilarQuestionsConfig = SimilarQuestionsConfig()
-    seed: int = Field(default=42, description="Of the sample, the split and the shuffle.")
+    seed: int = Field(default=42, description="Seed of the sample, the split and the shuffle.")
 
     @model_validator(mode="after")
     def _ratios_name_sources(self) -> MixtureConfig:

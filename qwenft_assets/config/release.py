@@ -25,7 +25,7 @@ class EvaluationConfig(Section):
     bootstrap_resamples: int = Field(
         default=2_000, ge=100, description="Draws behind each 95 % interval."
     )
-    seed: int = Field(default=0, description="Of these draws.")
+    seed: int = Field(default=0, description="Seed of these draws.")
     sample_rows: int = Field(default=4, ge=0, description="Held-out rows answered side by side.")
     sample_max_new_tokens: int = Field(
         default=48, gt=0, description="Tokens of each such answer at most."
@@ -88,7 +88,7 @@ class PublishingConfig(Section):
     hub_dataset_repo: str | None = Field(
         default=None, description="owner/name of a dataset on the Hub."
     )
-    hub_private: bool = Field(default=True, description="Of a repository that is created.")
+    hub_private: bool = Field(default=True, description="Create repositories as private.")
     github_repo: str | None = Field(default=None, description="owner/name whose releases to use.")
     git_remote: str | None = Field(default=None, description="URL or folder of a git repository.")
     git_branch: str | None = Field(
@@ -105,11 +105,11 @@ class PublishingConfig(Section):
     )
     languages: tuple[str, ...] = Field(default=("en", "zh"), description="Codes, ISO 639-1.")
     weights: Literal["bf16", "fp32"] = Field(
-        default="bf16", description="Of the published adapter; the stored one stays fp32."
+        default="bf16", description="Precision of the published adapter; the stored one stays fp32."
     )
     merged_weights: Literal["bf16", "fp16"] = Field(
         default="bf16",
-        description="Of a merged model. fp16 rounds eight times finer, which small models need.",
+        description="Precision of a merged model. fp16 rounds eight times finer, which small models need.",
     )
     shard_gb: float = Field(
         default=1.9, gt=0, description="Largest file of a merged model; GitHub takes below 2."
@@ -124,9 +124,9 @@ class PublishingConfig(Section):
 
 
 class DecodingConfig(Section):
-    """How `infer`, `chat` and `serve` draw tokens."""
+    """How `infer`, `chat` and `serve` draw the tokens of an answer."""
 
-    max_new_tokens: int = Field(default=512, gt=0, description="Of one answer, at most.")
+    max_new_tokens: int = Field(default=512, gt=0, description="Longest answer, in tokens.")
     temperature: float = Field(default=0.8, ge=0, allow_inf_nan=False, description="0: greedy.")
     top_p: float = Field(
         default=0.9,

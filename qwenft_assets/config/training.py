@@ -20,8 +20,8 @@ class LauncherConfig(Section):
     processes: int = Field(
         default=2,
         ge=1,
-        description="Of accelerate and ray; each takes its share of every step's rows, and a GPU of "
-        "its own where training runs on GPUs.",
+        description="How many processes accelerate and ray start; each takes its share of every "
+        "step's rows, and a GPU of its own where training runs on GPUs.",
     )
     ray_address: str | None = Field(
         default=None,
@@ -126,17 +126,19 @@ class TrainingConfig(Section):
     warmup_steps: int = Field(
         default=5, ge=0, description="Steps on which the learning rate rises."
     )
-    weight_decay: float = Field(default=0.01, ge=0, description="Of AdamW, decoupled.")
+    weight_decay: float = Field(default=0.01, ge=0, description="Decoupled weight decay of AdamW.")
     optimizer: Literal["adamw_8bit", "adamw_torch"] = Field(
         default="adamw_8bit", description="adamw_torch is taken where bitsandbytes has no device."
     )
     neftune_alpha: float | None = Field(default=5.0, gt=0, description="NEFTune noise; null: off.")
     evaluate_every_steps: int = Field(default=50, gt=0, description="Also saves a checkpoint.")
     checkpoint_minutes: float = Field(
-        default=10, gt=0, description="Save a checkpoint at least so often: what a kill may cost."
+        default=10, gt=0, description="Save a checkpoint at least this often: what a kill may cost."
     )
     max_evaluations: int = Field(
-        default=20, gt=0, description="While training; longer runs evaluate at wider intervals."
+        default=20,
+        gt=0,
+        description="Evaluations during training; longer runs evaluate at wider intervals.",
     )
     max_eval_rows: int | None = Field(
         default=512, gt=0, description="Eval rows used while training; null: all of them."
@@ -148,7 +150,7 @@ class TrainingConfig(Section):
         default=72, gt=0, description="A run planned to take longer is refused before it begins."
     )
     seed: int = Field(
-        default=3407, description="Of initial weights, order of rows, dropout and noise."
+        default=3407, description="Seed of initial weights, order of rows, dropout and noise."
     )
 
     @model_validator(mode="after")

@@ -7,8 +7,8 @@ from typing import Literal
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
+from qwenft_assets.storage.root import GIB as GIB
 
-GIB = 2**30
 GPU_ONLY_WEIGHTS = ("nf4", "fp8")
 
 
