@@ -120,7 +120,7 @@ def draw(package: str, count: int, seed: int) -> tuple[list[Mutant], int]:
 
 
 def compiles(mutant: Mutant) -> bool:
-    """Whether what comes of it is Python: a star in a signature is no product."""
+    """Whether the mutant compiles: a star in a signature is not a multiplication."""
     try:
         compile(
             changed(mutant, (PROJECT_ROOT / mutant.path).read_text("utf-8")), mutant.path, "exec"
@@ -175,7 +175,7 @@ def left_alone(path: Path) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 
 
 def copy_project(folder: Path) -> Path:
-    """What the tests need, to be changed at will."""
+    """A copy of the files that the tests need."""
     for name in COPIED:
         source, target = PROJECT_ROOT / name, folder / name
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,7 @@ def run(*command: str, **environment: str) -> str:
 
 
 def files_of(root: Path) -> dict[str, object]:
-    """What must be equal, by path: hashes, and JSON without times."""
+    """Content that must be equal, by path: hashes, and JSON without times."""
     found = {}
     for path in (path for kind in SHARED for path in (root / kind).rglob("*") if path.is_file()):
         parts = path.relative_to(root).parts
@@ -49,7 +49,7 @@ def files_of(root: Path) -> dict[str, object]:
 
 
 def verified(root: Path) -> list[tuple[str, int, str | None]]:
-    """What `qwenft doctor --verify` says of each artifact."""
+    """The finding of `qwenft doctor --verify` for each artifact."""
     return [
         (found.folder.relative_to(root).as_posix(), found.files, found.problem)
         for found in check_artifacts(Storage(root))

@@ -71,7 +71,7 @@ def show_manual(
     context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """What `qwenft` alone does."""
+    """Print the version, or the manual where no command is given."""
     if version:
         print(f"qwenft {importlib.metadata.version('qwenft')}")
     elif context.invoked_subcommand is None:

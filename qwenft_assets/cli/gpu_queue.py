@@ -1,4 +1,4 @@
-"""The queue for the GPU as a run of this command line sees it: who is before it, and who no longer is."""
+"""The queue for the GPU: who holds it while a run waits, and runs whose process was killed."""
 
 import os
 import select
@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from qwenft_assets.storage.locking import is_alive
 
 PROCESS_TAG = "qwenft/process"
-"""Of a run: host and process that executes it. Dagster itself watches only runs that it launched."""
+"""Tag of a run with the host and process that execute it; Dagster watches only runs it launched."""
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "qwenft: interrupted. The same command goes on where it stopped."
 POOL = "gpu"

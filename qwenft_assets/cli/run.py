@@ -98,7 +98,7 @@ def sample(
 def rebuild(
     config: Config, recipe: RecipeName, sources: Sequence[SourceName], *, as_json: bool
 ) -> None:
-    """Run both jobs and show what came of them, also when the gate refused the adapter.
+    """Run both jobs and print the summary, also when the gate refused the adapter.
 
     Raises:
         QwenftError: What an asset reported.
@@ -172,7 +172,7 @@ def _execute(
 
 
 def _was_interrupted(instance: Any, result: Any) -> bool:
-    """Whether Ctrl-C or SIGTERM ended the run; one that had no step at hand is marked here."""
+    """Whether Ctrl-C or SIGTERM ended the run; one that ended between two steps is marked as canceled."""
     import dagster as dg
 
     run = instance.get_run_by_id(result.run_id)

@@ -28,12 +28,12 @@ def stage_folder(url: str, stage_root: str | None = None) -> Path:
 
 
 def shipped(path: str) -> Path:
-    """What comes with the project, by its path in the repository."""
+    """A file that comes with the project, by its path in the repository."""
     return SHIPPED_ROOT / path
 
 
 def own_or_shipped(path: str | Path) -> Path:
-    """A path of the user's; where nothing is there, what comes with the project under that path."""
+    """The user's file at a path, or the one that comes with the project where the user has none."""
     own = PROJECT_ROOT / Path(path).expanduser()
     came_along = SHIPPED_ROOT / path
     return came_along if came_along.exists() and not own.exists() else own

@@ -41,7 +41,7 @@ def _revision(subject: Subject, share: SourceShare) -> str:
 
 
 def attribution(subject: Subject) -> str:
-    """Who is to be named, in words."""
+    """The attribution that a licence asks for, as text."""
     lines = _bundled() if subject.config.sources.origin == BUNDLED else _authors(subject)
     if any(share.private for share in subject.shares):
         lines.append("Private rows are part of the training data and are not published.")

@@ -57,7 +57,7 @@ PROMPTS = tuple(
 
 
 class Behaviour(NamedTuple):
-    """What a model says to the fixed prompts."""
+    """The answers of a model to the fixed prompts."""
 
     answers: list[str]
     """Greedy."""

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 RUN_WORDS = 8
-"""So many words in the order of a private row are a quotation, fewer a coincidence."""
+"""Length of a run of words that counts as a quotation of a private row; shorter runs are coincidence."""
 FEWEST_WORDS = 3
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|[^\W_\u3040-\u30ff\u3400-\u9fff]+")
 """A word, or one character of a script that puts no blanks between words."""

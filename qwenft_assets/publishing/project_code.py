@@ -27,7 +27,7 @@ REQUIREMENTS = """\
 --editable .
 """
 EXECUTABLE = "100755"
-"""As git writes the mode."""
+"""File mode as git writes it."""
 
 
 def write_code(config: Config, folder: Path, project: Path = PROJECT_ROOT) -> str:

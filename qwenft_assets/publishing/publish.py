@@ -20,7 +20,7 @@ class Publication:
     target: Target
 
     def as_json(self) -> dict[str, Any]:
-        """What would go where: `files` with path, bytes and the way each goes."""
+        """The plan of a copy as JSON: `files` with path, bytes and the way each is sent."""
         planned = self.target.plan(self.bundle)
         return {
             "content": self.bundle.content,

@@ -162,7 +162,7 @@ def _detectors() -> tuple[Any, ...]:
 
 
 def _lines(file: Path) -> Iterator[str]:
-    """What a file says, line by line; of weights and pictures, what their headers say."""
+    """The text of a file, line by line; for weights and images, that of their headers."""
     if file.suffix == ".safetensors":
         yield json.dumps(read_header(file))
     elif file.suffix == ".gguf":

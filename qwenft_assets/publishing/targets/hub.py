@@ -33,7 +33,7 @@ class HubTarget:
         return f"{_repo_type(bundle)} {self.repo_id} on the Hub ({seen} if it is created)"
 
     def plan(self, bundle: Bundle) -> list[PlannedFile]:
-        """As the Hub's own rules will have it, in all likelihood."""
+        """Every file, with LFS as the Hub's rules most likely decide."""
         return [
             PlannedFile(path, size, "lfs" if _matches_lfs(path) else "commit")
             for path, size in bundle.files.items()

@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 
 
 class Outcome(NamedTuple):
-    """What became of a copy."""
+    """The result of publishing a copy."""
 
     where: str
     """Its address."""
@@ -34,7 +34,7 @@ class Target(Protocol):
     """A place for copies. `describe` and `plan` ask nobody; only `publish` does."""
 
     def describe(self, bundle: Bundle) -> str:
-        """Where the copy would go, in words."""
+        """The destination of the copy, as text."""
         ...
 
     def plan(self, bundle: Bundle) -> list[PlannedFile]:
