@@ -42,8 +42,7 @@ TESTS = {
     "evaluation/job": "evaluation/test_job.py evaluation/test_evaluate.py evaluation/test_models.py",
     "evaluation/losses": "evaluation/test_losses.py evaluation/test_independent_loss.py "
     "evaluation/test_champion.py faults/test_out_of_memory.py",
-    "text/keywords": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
-    "text/pattern_dialect": "text/test_keywords.py text/test_keywords_in_arrow_and_python.py",
+    "text/keywords": "text/test_keywords.py text/test_shipped_keywords.py",
     "release/history": "release/test_registry.py release/test_moves.py",
     "release/registry": "release/test_registry.py release/test_moves.py",
 }

@@ -24,7 +24,7 @@ from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.parquet import open_parquet, read_ahead
 from qwenft_assets.sources.scan import Counts, Scan, Tally
 from qwenft_assets.text.html_to_markdown import to_markdown, without_link_targets
-from qwenft_assets.text.keywords import KeywordMatcher, compile_rules
+from qwenft_assets.text.keywords import KeywordMatcher
 
 REPO_ID = "HuggingFaceH4/stack-exchange-preferences"
 LICENSE = "CC BY-SA 4.0"
@@ -154,7 +154,7 @@ def _settings(config: Config, source: SourceName) -> StackExchangeSource:
 
 
 def _matcher(config: Config, source: SourceName) -> KeywordMatcher:
-    return compile_rules(keyword_rules(config, source))
+    return KeywordMatcher(keyword_rules(config, source))
 
 
 def keyword_rules(config: Config, source: SourceName) -> KeywordRules:

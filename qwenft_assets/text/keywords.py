@@ -1,190 +1,129 @@
 r"""Whole-word keyword matching, on Arrow columns and on single texts, with the same answer.
 
-Substrings are ruinous: `lora` stands in "exploration", `ic` in almost every abstract. RE2's `\b` is
-ASCII-only, so Python's side is held to ASCII as well. Columns go through RE2; a single text is cut
-into words that are looked up, because `re` tries every keyword at every position.
+Substrings are ruinous: `lora` stands in "exploration", `ic` in almost every abstract. Both sides use
+RE2, whose `\b` and `\w` are ASCII only: Arrow's own for columns, a `re2.Set` for the keywords of a text.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, reduce
-from string import ascii_lowercase, ascii_uppercase, digits
+from functools import reduce
 from typing import Any, NamedTuple, TypeAlias, cast
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import re2  # pyright: ignore[reportMissingTypeStubs]
 
 from qwenft_assets.config import KeywordRules
 from qwenft_assets.errors import ConfigError
-from qwenft_assets.text.pattern_dialect import WHITESPACE, either_case, translate
 
 MAX_ALTERNATIVES = 500
 MAX_CHARACTERS = 20_000
-"""Of one RE2 pattern. It falls from 400,000 rows/s to 3,000 above 1,000 words or 500 phrases
-(50,000 characters); a long list is cut into several patterns."""
+"""Limits of one pattern in Arrow, which falls from 400,000 rows/s to 3,000 above 1,000 words or 500
+phrases (50,000 characters); a long list is cut into several patterns."""
+SET_BYTES = 256 * 2**20
+"""Most memory that the states of a `re2.Set` may take; a list of 500 keywords takes a few MiB."""
 
+WHITESPACE = " \t\n\v\f\r\u00a0"
+r"""What `\s` means, in patterns as well: RE2 alone would leave out the hard space."""
 BLANK = f"(?:[{WHITESPACE}]|&nbsp;)+"
-"""In a phrase: any whitespace, in HTML as well."""
+"""A space in a phrase: any whitespace, in HTML as well."""
 
 _NOTHING = r"[^\x00-\x{10FFFF}]"
 _BLANKS = re.compile(BLANK)
-_WORD = re.compile(r"\w+", re.ASCII)
 _KEYWORD = re.compile(r"\w(.*\w)?", re.ASCII | re.DOTALL)
+_ESCAPE_OR_SET = re.compile(
+    r"\\Q.*?(?:\\E|$)|\\.|\[\^?\]?(?:\[:\^?\w+:\]|\\.|[^\]\\])*\]", re.DOTALL
+)
+_NEIGHBOURS = ("", "a", " ", "aa", "a ", " a", "  ")
+"""Every pair of neighbours that a match without any character could stand between."""
 
-
-class _WordsApart(dict[int, str | int]):
-    r"""For `str.translate`: ASCII words in lower case, a blank for every other character.
-
-    Words are those of `\w`, positions stay, and it takes half the time of finding them by `re`.
-    """
-
-    def __missing__(self, character: int) -> str:
-        return " "
-
-
-_WORDS_APART = _WordsApart({ord(c): ord(c) for c in f"{ascii_lowercase}{digits}_"})
-_WORDS_APART.update({ord(c): ord(c.lower()) for c in ascii_uppercase})
-
+_RE2: Any = re2  # ships no types
 Column: TypeAlias = "pa.ChunkedArray[Any]"
 
 
-class _Phrase(NamedTuple):
-    """A whole word or phrase, filed under its first word."""
+class _Entry(NamedTuple):
+    """What one expression of the `re2.Set` stands for."""
 
-    source: str
-    """Of its regular expression: compiled when its first word is met, as most of a list never is."""
-    keyword: str
-    """As listed; of a context word, in lower case."""
-    is_keyword: bool
+    expression: str
+    name: str
+    """A keyword as listed, a pattern's name, or a context word in lower case."""
+    is_keyword: bool = True
     context: frozenset[str] = frozenset()
     """Where not empty: counts only if one of these stands in the text."""
 
 
-class _Hit(NamedTuple):
-    """A keyword where it stands in a text; of hits that start together, the longest is first."""
-
-    start: int
-    minus_end: int
-    keyword: str
-
-
-@dataclass(frozen=True)
 class KeywordMatcher:
-    """Compiled rules of one domain."""
+    """Compiled rules of one domain; pickled as its rules."""
 
-    unambiguous: tuple[str, ...]
-    """RE2 patterns; a text with a match is on topic."""
-    ambiguous: tuple[str, ...]
-    """RE2 patterns of all words that need context."""
-    with_context: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    """RE2 patterns of some of these words and of their context: on topic where both match."""
-    phrases: Mapping[str, tuple[_Phrase, ...]]
-    patterns: Mapping[str, re.Pattern[str]]
+    def __init__(self, rules: KeywordRules) -> None:
+        """Words and phrases match in any case, acronyms in exactly theirs, patterns as RE2 reads them.
+
+        Raises:
+            ConfigError: No keyword at all, one with a symbol at its edge, where a word boundary means
+                nothing, an ambiguous word without context, or a pattern that cannot be used.
+        """
+        if not (rules.words or rules.acronyms or rules.patterns or rules.with_context):
+            raise ConfigError("keywords: none given. List a word, acronym or pattern.")
+        self._rules = rules
+        words = _distinct(rules.words, any_case=True)
+        acronyms = _distinct(rules.acronyms)
+        certain = [_Entry(_expression(word, any_case=False), word) for word in sorted(acronyms)]
+        certain += [_Entry(_expression(word), word) for word in sorted(words)]
+        certain += [_Entry(_checked(name, text), name) for name, text in rules.patterns.items()]
+        ambiguous = list(_ambiguous(rules.with_context))
+        context = sorted(frozenset[str]().union(*(entry.context for entry in ambiguous)))
+        near = [_Entry(_expression(word), word, is_keyword=False) for word in context]
+        self.certain = tuple(_batches(certain))
+        """Arrow patterns; a text with a match is on topic."""
+        self.ambiguous = tuple(_batches(ambiguous))
+        """Arrow patterns; a text with a match is on topic if the context is there, too."""
+        self._entries = (*certain, *ambiguous, *near)
+        self._set = _compiled(self._entries)
+
+    def __reduce__(self) -> tuple[type[KeywordMatcher], tuple[KeywordRules]]:
+        return KeywordMatcher, (self._rules,)
 
     def mask(self, column: Column) -> Column:
         """Which texts hold a keyword: bool, null for null."""
-        found = _match_any(column, self.unambiguous)
+        found = _match_any(column, self.certain)
         if not self.ambiguous:
             return found
-        # Context is looked up only where it decides: it takes two passes an entry.
-        undecided: Any = pc.invert(found)
-        rest: Column = column.filter(undecided)
-        possible = _match_any(rest, self.ambiguous)
-        candidates: Column = rest.filter(possible)
-        counted: Any = reduce(
-            pc.or_,
-            (
-                pc.and_(_match_any(candidates, words), _match_any(candidates, context))
-                for words, context in self.with_context
-            ),
-        )
-        return _put(found, undecided, _put(possible, possible, counted))
-
-    def keyword_of(self, text: str) -> str | None:
-        """The first keyword of a text as it is listed, a pattern's by its name; None without."""
-        hits = self._hits(text)
-        return hits[0].keyword if hits else None
-
-    def first_keyword(self, text: str) -> str | None:
-        """The first keyword of a text as it stands there, a pattern's by its name; None without."""
-        hits = self._hits(text)
-        if not hits or hits[0].keyword in self.patterns:
-            return hits[0].keyword if hits else None
-        return _one_line(text[hits[0].start : -hits[0].minus_end])
+        # Context is looked up only where it decides.
+        undecided: Any = pc.and_(pc.invert(found), _match_any(column, self.ambiguous))
+        texts: list[Any] = column.filter(undecided).to_pylist()
+        decided = pa.array([bool(self.hits(text)) for text in texts], pa.bool_())
+        arrays: list[Any] = [found.combine_chunks(), undecided.combine_chunks()]
+        return pa.chunked_array([cast("Any", pc).replace_with_mask(*arrays, decided)])
 
     def hits(self, text: str) -> list[str]:
-        """Every keyword of a text as it is listed, each once, sorted; also one inside another."""
-        return sorted({hit.keyword for hit in self._hits(text)})
+        """Every keyword of a text as it is listed, a pattern's by its name, each once, sorted.
 
-    def context(self, text: str, keyword: str, characters: int = 60) -> str:
-        """The first place of one of `hits` with up to `characters` on either side, on one line.
-
-        Raises:
-            ValueError: The keyword is not among the text's hits.
+        A keyword inside another counts, too.
         """
-        for hit in self._hits(text):
-            if hit.keyword == keyword:
-                start, end = max(0, hit.start - characters), -hit.minus_end + characters
-                before, after = "…" if start else "", "…" if end < len(text) else ""
-                return f"{before}{_one_line(text[start:end]).strip()}{after}"
-        raise ValueError(f"keyword {keyword!r} does not stand in the text")
-
-    def _hits(self, text: str) -> list[_Hit]:
-        found = list(self._phrases_in(text))
-        in_text = {phrase.keyword for _, _, phrase in found if not phrase.is_keyword}
-        hits = [
-            _Hit(start, -end, phrase.keyword)
-            for start, end, phrase in found
-            if phrase.is_keyword and (not phrase.context or phrase.context & in_text)
-        ]
-        for name, expression in self.patterns.items():
-            hits += [_Hit(m.start(), -m.end(), name) for m in expression.finditer(text)]
-        return sorted(hits)
-
-    def _phrases_in(self, text: str) -> Iterator[tuple[int, int, _Phrase]]:
-        words = text.translate(_WORDS_APART)
-        # Most words of a text begin no keyword: looked up as a set, the loops are rarely entered.
-        for word in self.phrases.keys() & words.split():
-            start = words.find(word)
-            while start >= 0:
-                for phrase in self.phrases[word]:
-                    if match := _compiled(phrase.source).match(text, start):
-                        yield *match.span(), phrase
-                start = words.find(word, start + 1)
+        numbers: list[int] = self._set.Match(text) or []
+        found = [self._entries[number] for number in numbers]
+        near = {entry.name for entry in found if not entry.is_keyword}
+        return sorted(
+            {
+                entry.name
+                for entry in found
+                if entry.is_keyword and (not entry.context or entry.context & near)
+            }
+        )
 
 
-def compile_rules(rules: KeywordRules) -> KeywordMatcher:
-    """Words and phrases in any case, acronyms in exactly theirs, patterns as they are written.
-
-    Raises:
-        ConfigError: No keyword at all, one with a symbol at its edge, where a word boundary means
-            nothing, an ambiguous word without context, or a pattern that cannot be used.
-    """
-    if not (rules.words or rules.acronyms or rules.patterns or rules.with_context):
-        raise ConfigError("keywords: none given. List a word, acronym or pattern.")
-    words = _distinct(rules.words, any_case=True)
-    acronyms = _distinct(rules.acronyms)
-    groups = _groups(rules.with_context)
-    patterns = {name: translate(name, text) for name, text in rules.patterns.items()}
-    phrases = [_Phrase(_bounded(word), word, True) for word in words]
-    phrases += [_Phrase(_bounded(word, any_case=False), word, True) for word in acronyms]
-    for context, ambiguous in groups.items():
-        phrases += [_Phrase(_bounded(word), word, True, context) for word in ambiguous]
-    for word in frozenset[str]().union(*groups):
-        phrases.append(_Phrase(_bounded(word), word, False))
-    by_first_word: dict[str, list[_Phrase]] = {}
-    for phrase in phrases:
-        by_first_word.setdefault(_WORD.findall(phrase.keyword)[0].lower(), []).append(phrase)
-    return KeywordMatcher(
-        unambiguous=_re2_patterns(words, acronyms, patterns.values()),
-        ambiguous=_re2_patterns(_distinct(rules.with_context)),
-        with_context=tuple((_re2_patterns(of), _re2_patterns(near)) for near, of in groups.items()),
-        phrases={first: tuple(filed) for first, filed in by_first_word.items()},
-        patterns={name: re.compile(text, re.ASCII) for name, text in patterns.items()},
-    )
+def _ambiguous(with_context: Mapping[str, tuple[str, ...]]) -> Iterator[_Entry]:
+    for listed, near in with_context.items():
+        (word,) = _distinct([listed])
+        context = frozenset(_lower(other) for other in _distinct(near)) - {_lower(word)}
+        if not context:
+            raise ConfigError(
+                f"keywords: with_context: {word!r} has no context word but itself. List one, or "
+                "make it one of `words`."
+            )
+        yield _Entry(_expression(word), word, context=context)
 
 
 def _distinct(keywords: Iterable[str], *, any_case: bool = False) -> list[str]:
@@ -196,76 +135,82 @@ def _distinct(keywords: Iterable[str], *, any_case: bool = False) -> list[str]:
                 f"keywords: {keyword!r} must begin and end with a letter or digit. Spell it out, "
                 "or make it one of `patterns`."
             )
-        word = _one_line(keyword)
+        word = _BLANKS.sub(" ", keyword)
         listed.setdefault(_lower(word) if any_case else word, word)
     return list(listed.values())
 
 
-def _groups(with_context: Mapping[str, tuple[str, ...]]) -> dict[frozenset[str], list[str]]:
-    """Ambiguous words by their context in lower case; most lists are shared by several words."""
-    groups: dict[frozenset[str], list[str]] = {}
-    for listed, near in with_context.items():
-        (word,) = _distinct([listed])
-        context = frozenset(_lower(other) for other in _distinct(near))
-        if not context - {_lower(word)}:
-            raise ConfigError(
-                f"keywords: with_context: {word!r} has no context word but itself. List one, or "
-                "make it one of `words`."
-            )
-        groups.setdefault(context - {_lower(word)}, []).append(word)
-    return groups
+def _expression(keyword: str, *, any_case: bool = True) -> str:
+    r"""A whole word or phrase; each ASCII letter in both cases, another one as it is.
+
+    Not `(?i:...)`, by which RE2 would take the long s and the Kelvin sign for s and k.
+    """
+
+    def one(character: str) -> str:
+        if character == " ":
+            return BLANK
+        if any_case and character.isascii() and character.isalpha():
+            return f"[{character.lower()}{character.upper()}]"
+        return re.escape(character)
+
+    return rf"\b{''.join(map(one, keyword))}\b"
 
 
-def _re2_patterns(
-    words: Iterable[str], acronyms: Iterable[str] = (), patterns: Iterable[str] = ()
-) -> tuple[str, ...]:
-    alternatives = [_source(word, any_case=False) for word in sorted(acronyms)]
-    alternatives += [_source(word) for word in sorted(words)]
-    batches = [rf"\b(?:{'|'.join(batch)})\b" for batch in _batches(alternatives)]
-    batches += ["|".join(batch) for batch in _batches([f"(?:{text})" for text in patterns])]
-    # A pattern is a pass over the column: the usual two become one.
-    if len(batches) > 1 and len(batches[-2]) + len(batches[-1]) < MAX_CHARACTERS:
-        batches[-2:] = [f"{batches[-2]}|{batches[-1]}"]
-    return tuple(batches)
+def _checked(name: str, pattern: str) -> str:
+    r"""A pattern in a group of its own, with `\s` spelled out.
+
+    Raises:
+        ConfigError: RE2 refuses it, or it matches without any character.
+    """
+    expression = f"(?:{_ESCAPE_OR_SET.sub(_spelled_out, pattern)})"
+    try:
+        for text in (pattern, expression):
+            pc.match_substring_regex(pa.array([""]), pattern=text)
+    except pa.ArrowInvalid as error:
+        raise _refused(name, str(error).splitlines()[0]) from error
+    compiled = _RE2.compile(expression)
+    if any(not match[0] for text in _NEIGHBOURS for match in compiled.finditer(text)):
+        raise _refused(name, f"{pattern!r} matches the empty string, so every text")
+    return expression
 
 
-def _batches(alternatives: list[str]) -> Iterator[list[str]]:
+def _spelled_out(token: re.Match[str]) -> str:
+    if token[0].startswith("["):
+        return re.sub(r"\\.", lambda one: WHITESPACE if one[0] == r"\s" else one[0], token[0])
+    return {r"\s": f"[{WHITESPACE}]", r"\S": f"[^{WHITESPACE}]"}.get(token[0], token[0])
+
+
+def _refused(name: str, reason: str) -> ConfigError:
+    return ConfigError(f"keywords: pattern {name!r}: {reason}. Change or drop it.")
+
+
+def _batches(entries: Iterable[_Entry]) -> Iterator[str]:
     batch: list[str] = []
     characters = 0
-    for alternative in alternatives:
-        full = len(batch) == MAX_ALTERNATIVES or characters + len(alternative) > MAX_CHARACTERS
+    for expression, *_ in entries:
+        full = len(batch) == MAX_ALTERNATIVES or characters + len(expression) > MAX_CHARACTERS
         if batch and full:
-            yield batch
+            yield "|".join(batch)
             batch, characters = [], 0
-        batch.append(alternative)
-        characters += len(alternative)
+        batch.append(expression)
+        characters += len(expression)
     if batch:
-        yield batch
+        yield "|".join(batch)
 
 
-def _source(keyword: str, *, any_case: bool = True) -> str:
-    return "".join(
-        BLANK if character == " " else either_case(character) if any_case else re.escape(character)
-        for character in keyword
-    )
-
-
-def _bounded(keyword: str, *, any_case: bool = True) -> str:
-    return rf"\b{_source(keyword, any_case=any_case)}\b"
-
-
-@cache
-def _compiled(source: str) -> re.Pattern[str]:
-    return re.compile(source, re.ASCII)
+def _compiled(entries: Iterable[_Entry]) -> Any:
+    options = _RE2.Options()
+    options.max_mem = SET_BYTES
+    compiled = _RE2.Set.SearchSet(options)
+    for entry in entries:
+        compiled.Add(entry.expression)
+    compiled.Compile()
+    return compiled
 
 
 def _lower(keyword: str) -> str:
-    # ASCII only, as `either_case`: "É".lower() would name a letter that is not matched.
+    # ASCII only, as in `_expression`: "É".lower() would name a letter that is not matched.
     return "".join(c.lower() if c.isascii() else c for c in keyword)
-
-
-def _one_line(text: str) -> str:
-    return _BLANKS.sub(" ", text)
 
 
 def _match_any(column: Column, patterns: Iterable[str]) -> Column:
@@ -273,9 +218,3 @@ def _match_any(column: Column, patterns: Iterable[str]) -> Column:
         pc.match_substring_regex(column, pattern=text) for text in patterns or (_NOTHING,)
     ]
     return reduce(pc.or_, masks)
-
-
-def _put(values: Column, where: Column, replacements: Column) -> Column:
-    """Bool `values`, with `replacements` in turn `where` that is true."""
-    arrays = [mask.combine_chunks() for mask in (values, where, replacements)]
-    return pa.chunked_array([cast("Any", pc).replace_with_mask(*arrays)])

@@ -18,11 +18,11 @@ from qwenft_assets.sources.stackexchange import (
     scan_stackexchange_ai,
     to_row,
 )
-from qwenft_assets.text.keywords import compile_rules
+from qwenft_assets.text.keywords import KeywordMatcher
 
 SITE = "ai.stackexchange.com"
 RULES = KeywordRules(words=("neural network", "pytorch"), acronyms=("GAN",))
-DOMAIN = Domain("stackexchange_ai", compile_rules(RULES), "abc")
+DOMAIN = Domain("stackexchange_ai", KeywordMatcher(RULES), "abc")
 ANSWER_TYPE = pa.struct(
     [
         ("answer_id", pa.int64()),
