@@ -40,6 +40,7 @@ from qwenft_assets.rows import short_hash  # noqa: E402
 from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet  # noqa: E402
 from qwenft_assets.storage.root import Storage  # noqa: E402
 from qwenft_assets.training.job import TrainingJob, plan_training  # noqa: E402
+from qwenft_assets.training.run import TrainingRun  # noqa: E402
 from qwenft_assets.training.train import train  # noqa: E402
 
 RECIPE: RecipeName = "small"
@@ -115,7 +116,7 @@ def run(storage: Storage, train_rows: int) -> dict[str, Any]:
         shuffle_answers(storage, train_rows)
         bad = plan_training(config, RECIPE, storage, "cpu")
         with progress_bar("training on shuffled answers") as report_progress:
-            train(bad, report_progress, _log)
+            train(TrainingRun(bad, log=_log, report_progress=report_progress))
         refused = release_adapter(config, evaluated(config, bad, storage), storage)
         shutil.rmtree(rows)
         shutil.copytree(Path(kept) / "rows", rows)

@@ -37,10 +37,10 @@ from qwenft_assets.model.memory import shape_of  # noqa: E402
 from qwenft_assets.model.tokens import tokenize_rows  # noqa: E402
 from qwenft_assets.text.chatml import render_training_text  # noqa: E402
 from qwenft_assets.training.forward_passes import mean_loss  # noqa: E402
-from qwenft_assets.training.history import LossHistory  # noqa: E402
 from qwenft_assets.training.loading import plan_on_gpu  # noqa: E402
 from qwenft_assets.training.train import silence_libraries  # noqa: E402
 from qwenft_assets.training.trainer import make_trainer  # noqa: E402
+from qwenft_assets_tests.training.tiny_rows import training_run  # noqa: E402
 
 FAITHFUL, FAST = "configs/qwen2.5-7b.yaml", "configs/qwen2.5-7b-fast.yaml"
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -226,7 +226,8 @@ def ours(
     from transformers import set_seed
 
     set_seed(settings.seed)
-    backend = load_tokenizer(options.model).backend_tokenizer
+    tokenizer = load_tokenizer(options.model)
+    backend = tokenizer.backend_tokenizer
     model = add_lora(load_base(options.model, held, options.device), settings.lora)
     rows, few = (tokenize_rows(some, backend, settings) for some in (train, held_out[:8]))
     plan = (
@@ -235,17 +236,8 @@ def ours(
         else None
     )
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            model,
-            rows,
-            few,
-            settings,
-            Path(folder),
-            plan=plan,
-            history=LossHistory(),
-            report_progress=lambda *_: None,
-            log=lambda _: None,
-        )
+        run = training_run(settings, Path(folder), device=options.device)
+        trainer = make_trainer(run, model, tokenizer, rows, few, plan)
         trainer.train()
     return taken(model), trainer.state.global_step
 

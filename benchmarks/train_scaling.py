@@ -153,11 +153,9 @@ def timed(
     model: Any, train: list[Any], held_out: list[Any], settings: Any, plan: Any, ranks: Any
 ) -> dict[str, Any]:
     """Tokens of all processes by the second, once warm."""
-    from qwenft_assets.training.history import LossHistory
-
-    history, steps = LossHistory(), list[tuple[float, int]]()
+    steps = list[tuple[float, int]]()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(model, train, held_out, settings, plan, ranks, history, Path(folder))
+        trainer, history = trainer_of(model, train, held_out, settings, plan, ranks, Path(folder))
         trainer.args.logging_steps = LOGGING_STEPS
         if plan is not None:
             import torch
@@ -178,11 +176,8 @@ def losses(
     model: Any, train: list[Any], held_out: list[Any], settings: Any, plan: Any, ranks: Any
 ) -> list[float]:
     """The loss of each step."""
-    from qwenft_assets.training.history import LossHistory
-
-    history = LossHistory()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = trainer_of(model, train, held_out, settings, plan, ranks, history, Path(folder))
+        trainer, history = trainer_of(model, train, held_out, settings, plan, ranks, Path(folder))
         trainer.args.logging_steps = 1
         trainer.train()
         ranks.barrier()
@@ -196,25 +191,18 @@ def trainer_of(
     settings: Any,
     plan: Any,
     ranks: Any,
-    history: Any,
     folder: Path,
-) -> Any:
-    """The product's trainer, silent."""
+) -> tuple[Any, Any]:
+    """The product's trainer, silent, and the history that it fills."""
+    from qwenft_assets.model.engines.peft import load_tokenizer
     from qwenft_assets.training.trainer import make_trainer
+    from qwenft_assets_tests.training.tiny_rows import training_run
 
-    return make_trainer(
-        model,
-        train,
-        held_out,
-        settings,
-        # One folder for all, as in a run: the first process's.
-        ranks.broadcast(folder),
-        plan=plan,
-        history=history,
-        report_progress=lambda *_: None,
-        log=lambda _: None,
-        ranks=ranks,
-    )
+    # One folder for all, as in a run: the first process's.
+    device = "cpu" if plan is None else "cuda"
+    run = training_run(settings, ranks.broadcast(folder), device=device, ranks=ranks)
+    tokenizer = load_tokenizer(Path(model.get_base_model().config.name_or_path))
+    return make_trainer(run, model, tokenizer, train, held_out, plan), run.history
 
 
 if __name__ == "__main__":

@@ -98,15 +98,16 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     from qwenft_assets.model.batches import pack_best_fit
     from qwenft_assets.model.engines.peft import load_tokenizer
     from qwenft_assets.model.memory import CONTEXT_GIB, shape_of
-    from qwenft_assets.model.tokens import tokenize_rows
-    from qwenft_assets.training.history import LossHistory
+    from qwenft_assets.model.tokens import lengths_of, tokenize_rows
     from qwenft_assets.training.loading import limit_gpu_memory, plan_on_gpu
+    from qwenft_assets.training.run import optimizer_steps, sequences
     from qwenft_assets.training.train import silence_libraries
     from qwenft_assets.training.trainer import make_trainer
+    from qwenft_assets_tests.training.tiny_rows import training_run
 
     silence_libraries()
-    tokenizer = load_tokenizer(options.model).backend_tokenizer
-    rows = list(tokenize_rows(mixed_rows(options.data), tokenizer, settings))
+    tokenizer = load_tokenizer(options.model)
+    rows = list(tokenize_rows(mixed_rows(options.data), tokenizer.backend_tokenizer, settings))
     lengths = [len(row.input_ids) for row in rows]
     of_one = len(rows) / len(pack_best_fit(lengths, settings.max_length_tokens))
     needed = settings.step_sequences * options.steps
@@ -119,20 +120,16 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
     )
     plan = plan_on_gpu(shape_of(model.get_base_model().config), train_rows, rows[:16], settings)
     limit_gpu_memory(settings)
-    history = LossHistory()
     steps: list[tuple[float, int]] = []
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(
-            model,
-            train_rows,
-            rows[:16],
+        run = training_run(
             settings,
             Path(folder),
-            plan=plan,
-            history=history,
-            report_progress=lambda *_: None,
+            device="cuda",
             log=lambda line: print(line, file=sys.stderr, flush=True),
         )
+        history = run.history
+        trainer = make_trainer(run, model, tokenizer, train_rows, rows[:16], plan)
         trainer.args.logging_steps = LOGGING_STEPS
         trainer.add_callback(clock(steps, history, warm_steps(options.steps)))
         load_seconds = time.monotonic() - started
@@ -147,6 +144,11 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         "what": options.child,
         "device": torch.cuda.get_device_name(),
         "attention": history.attention,
+        "trainer": type(trainer).__mro__[1].__name__,
+        "planned_steps": optimizer_steps(
+            len(sequences(lengths_of(train_rows), settings)), settings
+        ),
+        "steps": len(steps),
         "tokens_per_second": round(tokens / seconds),
         "tokens_per_step": round(tokens / (len(steps) - 1 - warm)),
         "step_seconds": round(seconds / (len(steps) - 1 - warm), 3),

@@ -31,7 +31,7 @@ from qwenft_assets.training.forecast import (
     smallest_card_gib,
     work_of,
 )
-from qwenft_assets.training.schedule import evaluation_interval
+from qwenft_assets.training.run import evaluation_interval
 
 CARDS = (
     Device("cuda", "RTX 4090, 24 GiB", 23.5, 24.0),

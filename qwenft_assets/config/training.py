@@ -120,6 +120,12 @@ class TrainingConfig(Section):
         "only. auto: where the model does not fit a GPU whole.",
     )
     peak_learning_rate: float = Field(default=2e-4, gt=0, description="Reached after the warm-up.")
+    lora_plus_ratio: float | None = Field(
+        default=None,
+        gt=0,
+        description="LoRA+ (Hayou et al., 2024): the learning rate of B is so many times that of A; null: "
+        "one rate for both.",
+    )
     lr_schedule: Literal["linear", "cosine", "constant"] = Field(
         default="linear", description="How the learning rate falls after the warm-up."
     )

@@ -1,7 +1,7 @@
-"""Checkpoints that a killed run can go on from: whole, and of the same run.
+"""Checkpoints from which a killed run resumes: whole, and of the same run.
 
-The trainer writes a folder file by file; the seal comes last and holds a hash of each. A folder without
-a seal that matches is not there.
+The trainer writes a folder file by file; the seal comes last and holds a hash of each. A folder whose
+seal is missing or does not match is ignored.
 """
 
 import dataclasses
@@ -12,34 +12,33 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.errors import StorageError
-from qwenft_assets.processes.child import Log
 from qwenft_assets.storage.files import is_intact, read_json, sha256_of_file, write_json
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.job import TrainingJob
+from qwenft_assets.training.run import LossHistory, TrainingRun
 
 SEAL_FILE = "complete.json"
-LIBRARIES = ("torch", "transformers", "peft", "accelerate", "bitsandbytes")
-"""A step may come out otherwise with another version of these."""
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
+"""Another version of one of these may change what a step computes."""
 LIBRARIES_OF_ENGINE = {"unsloth": ("unsloth", "unsloth_zoo", "triton")}
 
 
 @dataclass(frozen=True)
 class Identity:
-    """What a run must share with another one to go on from its checkpoints."""
+    """What two runs must share for one to resume from the other's checkpoints."""
 
     version: str
-    """Of the adapter: mixture, settings, base model, engine."""
+    """Version of the adapter: mixture, settings, base model, engine."""
     device: str
     libraries: dict[str, str]
 
 
-def identity_of(version: str, device: str, engine: str = "peft") -> Identity:
-    """The identity of a run in this environment."""
-    return Identity(version, device, installed_versions(engine))
+def identity_of(job: TrainingJob) -> Identity:
+    """The identity of a job's run in this environment."""
+    return Identity(job.version, job.device, installed_versions(job.engine))
 
 
 def installed_versions(engine: str = "peft") -> dict[str, str]:
-    """Of the libraries that decide what is learnt."""
+    """Versions of the libraries that decide what is learnt."""
     found: dict[str, str] = {}
     for name in (*LIBRARIES, *LIBRARIES_OF_ENGINE.get(engine, ())):
         try:
@@ -49,24 +48,50 @@ def installed_versions(engine: str = "peft") -> dict[str, str]:
     return found
 
 
-def seal(folder: Path, identity: Identity, history: LossHistory) -> None:
-    """Say that a checkpoint is whole, what run it is of, and what that run has seen."""
+def seal(run: TrainingRun, folder: Path) -> None:
+    """Declare a checkpoint whole, with the identity of its run and the history up to it."""
     files = sorted(file for file in folder.iterdir() if file.is_file())
     record = {
-        "identity": dataclasses.asdict(identity),
-        "history": dataclasses.asdict(history),
+        "identity": dataclasses.asdict(identity_of(run.job)),
+        "history": dataclasses.asdict(run.history),
         "files": {file.name: sha256_of_file(file) for file in files},
     }
     write_json(folder / SEAL_FILE, record)
 
 
+def resume(run: TrainingRun) -> tuple[Path | None, TrainingRun]:
+    """The checkpoint that all processes resume from, each from its own disk, and the run so far.
+
+    Returns:
+        The folder, None where training starts anew; and the run with the history up to there.
+    """
+    run.storage.sync_down(run.checkpoints)
+    name, history, problem = None, LossHistory(), None
+    if run.ranks.is_main_process:
+        last, history, problem = newest_checkpoint(run.checkpoints, identity_of(run.job))
+        name = last.name if last else None
+    name, history, problem = run.ranks.broadcast((name, history, problem))
+    if problem:
+        run.log(f"not gone on from: {problem}")
+    run.log(f"going on from {name}" if name else "training from the start")
+    return run.checkpoints / name if name else None, dataclasses.replace(run, history=history)
+
+
+def forget(run: TrainingRun) -> None:
+    """Remove all checkpoints of the run, here and in the object store."""
+    shutil.rmtree(run.checkpoints, ignore_errors=True)
+    if run.ranks.is_main_process:
+        send_checkpoints(run)
+
+
 def newest_checkpoint(
     checkpoints: Path, identity: Identity
 ) -> tuple[Path | None, LossHistory, str | None]:
-    """The checkpoint to go on from, the history up to it, and what stands against newer ones.
+    """The newest checkpoint that a run can resume from.
 
     Returns:
-        The folder, None where training starts anew; the history; why one that is there is of no use.
+        Its folder, None where training starts anew; the history up to it; and why a newer one that is
+        there cannot be used.
     """
     reason = None
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=_step_of, reverse=True):
@@ -80,7 +105,7 @@ def newest_checkpoint(
 
 
 def best_checkpoint(checkpoints: Path, best_step: int | None) -> Path | None:
-    """The folder of the best one, which the trainer's state names by its path where it was saved."""
+    """The folder of the best checkpoint, None where no step was the best yet."""
     return checkpoints / f"checkpoint-{best_step}" if best_step else None
 
 
@@ -91,19 +116,19 @@ def forget_old(checkpoints: Path, newest_step: int, best_step: int | None) -> No
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def send_checkpoints(storage: Storage, checkpoints: Path, log: Log) -> None:
-    """Have the object store hold the same checkpoints; where it cannot be written, go on without."""
+def send_checkpoints(run: TrainingRun) -> None:
+    """Bring the object store's checkpoints up to date; a store that fails stops no training."""
     try:
-        storage.sync_up(checkpoints)
+        run.storage.sync_up(run.checkpoints)
     except StorageError as error:
-        log(f"checkpoints not sent: {error}")
+        run.log(f"checkpoints not sent: {error}")
 
 
 def require_room(checkpoints: Path) -> None:
-    """See that the next checkpoint, of the size of the last, has room.
+    """See that the disk has room for a checkpoint as large as the last one.
 
     Raises:
-        StorageError: It has not; the checkpoints that are there stay.
+        StorageError: It has not; existing checkpoints are kept.
     """
     folders = sorted(checkpoints.glob("checkpoint-*"), key=_step_of)
     if not folders:
@@ -132,7 +157,7 @@ def _read_seal(folder: Path) -> tuple[dict[str, Any] | None, str | None]:
 
 
 def _difference(theirs: dict[str, Any], ours: Identity) -> str | None:
-    """What keeps a run from going on, in words."""
+    """Why a run cannot resume from a checkpoint, None if it can."""
     own = dataclasses.asdict(ours)
     for name in sorted({*theirs["libraries"], *own["libraries"]}):
         before, now = theirs["libraries"].get(name), own["libraries"].get(name)

@@ -23,7 +23,7 @@ from qwenft_assets.model.memory import (
 )
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import GIB, Storage
-from qwenft_assets.training.schedule import evaluation_interval, optimizer_steps
+from qwenft_assets.training.run import evaluation_interval, optimizer_steps
 from qwenft_assets.training.speed import Speed, speed_of
 
 ASSUMED_TOKENS_A_ROW = 406

@@ -1,7 +1,8 @@
 """How the sequences of an optimizer step go through the model.
 
-How these are cut into forward passes is a matter of memory and changes no loss: each pass adds its sum
-over tokens, divided by the tokens of the whole step.
+Memory decides how a step is cut into forward passes, and the cut changes no loss: each pass adds its sum
+over tokens, divided by the tokens of the whole step. Rows lie end to end without padding, or, with
+`batching: padded`, as rectangles that the model's own forward reads, as the recipe was first written.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,22 +16,21 @@ from qwenft_assets.model.engines import FlatForward, engine_named, engine_of
 from qwenft_assets.model.head import losses, sum_of_losses
 from qwenft_assets.model.loss import batches_by_length, row_losses
 from qwenft_assets.model.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan, shards_of
-from qwenft_assets.model.padded import padded_sum_of_losses
-from qwenft_assets.model.tokens import TokenRow
+from qwenft_assets.model.tokens import NOT_SUPERVISED, TokenRow
 from qwenft_assets.processes.ranks import ALONE, Ranks
-from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.run import LossHistory
 
 if TYPE_CHECKING:
     import torch
 
 EVAL_BATCH_TOKENS = 4_096
 IDLE_ROW = TokenRow("", "", "", input_ids=[0, 0], answer_start=0, truncated=False)
-"""As short as a row can be that predicts something."""
+"""The shortest row that predicts a token."""
 
 
 @dataclass
 class Passes:
-    """How the sequences of a step go through the model."""
+    """The size of the forward passes, and the passes themselves."""
 
     model: Any
     decoder: FlatForward | None
@@ -39,9 +39,9 @@ class Passes:
     max_rows: int | None
     checkpointing: bool
     last_tokens: int = 0
-    """Of the pass that was begun last."""
+    """Tokens of the latest pass."""
     in_step: Ranks = ALONE
-    """The processes that gather each layer from one another: all run as many passes."""
+    """The processes that hold the layers together: all run equally many passes."""
 
     def halve(self) -> None:
         """Take half the tokens of the last pass into one, and keep less of each layer."""
@@ -74,14 +74,14 @@ class Passes:
         return sum_of_losses(counted, self.decoder.head, batch.targets)
 
     def idle(self, own: int, device: str) -> "Iterator[torch.Tensor]":
-        """Passes beside one's own, until all processes have run as many; their loss is zero.
+        """Passes of zero loss, until this process has run as many as any other.
 
-        To be asked before one's own passes, and iterated over after them.
+        Call it before the passes of `own` rows, and iterate over the result after them.
         """
         return self.idle_passes(self.in_step.largest(own) - own, device)
 
     def idle_passes(self, count: int, device: str) -> "Iterator[torch.Tensor]":
-        """So many passes of a short row through all layers."""
+        """`count` passes of a short row through all layers."""
         for _ in range(count):
             assert self.decoder is not None  # noqa: S101  (what is in step is sharded, which is flat)
             batch = flatten([IDLE_ROW], "full", device)
@@ -92,7 +92,7 @@ class Passes:
     def sum_without_gradient(
         self, rows: Sequence[TokenRow], supervise: str, device: str
     ) -> tuple[float, int]:
-        """Nats over all rows together, without noise, and the supervised tokens they are over."""
+        """Nats of all rows together, without noise, and the number of supervised tokens."""
         if self.decoder is None:
             return sum_by_the_model(self.model, rows, supervise)
         import torch
@@ -117,7 +117,7 @@ class Passes:
 def make_passes(
     model: Any, settings: TrainingConfig, plan: MemoryPlan | None, ranks: Ranks = ALONE
 ) -> Passes:
-    """How this run's steps go through the model.
+    """The passes of a run.
 
     Args:
         model: The PeftModel.
@@ -144,7 +144,7 @@ def make_passes(
 
 
 def sum_by_the_model(model: Any, rows: Sequence[TokenRow], supervise: str) -> tuple[float, int]:
-    """The same by the model's own forward."""
+    """Nats of all rows together by the model's own forward, and the number of supervised tokens."""
     found = [
         loss
         for batch in batches_by_length(rows, EVAL_BATCH_TOKENS)
@@ -160,13 +160,50 @@ def mean_loss(model: Any, rows: Sequence[TokenRow], supervise: str) -> float:
 
 
 def positive(tokens: float) -> float:
-    """The number of tokens that a loss is divided by.
+    """The number of tokens, which a loss is divided by.
 
     Raises:
-        TrainingError: There is none.
+        TrainingError: It is zero.
     """
     if tokens == 0:
         raise TrainingError(
             "no held-out row keeps a token that carries loss. Raise training.max_length_tokens."
         )
     return tokens
+
+
+def padded_sum_of_losses(
+    model: Any, rows: Sequence[TokenRow], supervise: str, noise_alpha: float | None
+) -> "tuple[torch.Tensor, int]":
+    """Summed negative log-likelihood of rows in one pass, differentiable, and the padding tokens.
+
+    Padding stands on the right, where causal attention never looks, and is not counted.
+    """
+    import torch
+
+    causal = model.get_base_model()
+    embedding = causal.get_input_embeddings()
+    device = embedding.weight.device
+    lengths = [len(row.input_ids) for row in rows]
+    ids = torch.zeros(len(rows), max(lengths), dtype=torch.long)  # (rows, length)
+    mask = torch.zeros_like(ids)
+    targets = torch.full_like(ids, NOT_SUPERVISED)
+    for n, row in enumerate(rows):
+        ids[n, : lengths[n]] = torch.tensor(row.input_ids)
+        mask[n, : lengths[n]] = 1
+        targets[n, : lengths[n] - 1] = torch.tensor(row.labels(supervise)[1:])
+    embedded = embedding(ids.to(device))
+    if noise_alpha is not None:
+        bounds = noise_alpha / (torch.tensor(lengths) * embedded.shape[2]).sqrt()
+        noise = torch.empty_like(embedded, dtype=torch.float32).uniform_(-1, 1)
+        embedded = embedded + (noise * bounds.to(device)[:, None, None]).to(embedded.dtype)
+    with torch.autocast(device.type, torch.bfloat16, enabled=embedded.dtype != torch.float32):
+        hidden = causal.base_model(
+            inputs_embeds=embedded, attention_mask=mask.to(device), use_cache=False
+        ).last_hidden_state  # (rows, length, hidden)
+    targets = targets.to(device)
+    counted = targets != NOT_SUPERVISED
+    total = sum_of_losses(
+        hidden[counted].to(causal.lm_head.weight.dtype), causal.lm_head.weight, targets[counted]
+    )
+    return total, ids.numel() - sum(lengths)

@@ -21,8 +21,10 @@ PLACEMENT_SETTINGS = {
     *("micro_batch_rows", "micro_batch_tokens", "gradient_checkpointing"),
     *("shard_base_weights", "checkpoint_minutes", "max_hours"),
 }
-"""Settings that say where and how to run, not what is learnt, or that the base's revision and the engine's name
-stand for."""
+"""Settings that decide where and how to run but not what is learnt, and those that the base's revision and the
+engine's name stand for in the version."""
+LATER_SETTINGS = {"lora_plus_ratio"}
+"""Settings that are newer than the first adapters: null, they leave an adapter's version as it was."""
 RECORD_FILE = "training.json"
 LATEST_FILE = "latest.json"
 
@@ -90,7 +92,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         engine_of(settings),
         TEMPLATE_VERSION,
         SYSTEM_PROMPT,
-        settings.model_dump_json(exclude=PLACEMENT_SETTINGS),
+        settings.model_dump_json(exclude=PLACEMENT_SETTINGS | _unset(settings)),
     )
     return TrainingJob(
         recipe=recipe,
@@ -103,6 +105,10 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         storage_root=storage.root,
         storage_url=storage.url if config.launcher.kind == "ray" else None,
     )
+
+
+def _unset(settings: TrainingConfig) -> set[str]:
+    return {name for name in LATER_SETTINGS if getattr(settings, name) is None}
 
 
 def training_record(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:

@@ -10,11 +10,9 @@ from qwenft_assets.model.engines import engine_named
 from qwenft_assets.model.fsdp import place_all_but_layers
 from qwenft_assets.model.memory import CONTEXT_GIB, MemoryPlan, ModelShape, plan_memory
 from qwenft_assets.model.tokens import TokenRow, lengths_of
-from qwenft_assets.processes.child import Log
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.training.forecast import lora_parameters
-from qwenft_assets.training.job import TrainingJob
-from qwenft_assets.training.schedule import sequences
+from qwenft_assets.training.run import TrainingRun, sequences
 
 
 def plan_on_gpu(
@@ -50,18 +48,18 @@ def plan_on_gpu(
     )
 
 
-def load_with_adapter(job: TrainingJob, base_folder: Path, shards: int, log: Log) -> Any:
+def load_with_adapter(run: TrainingRun, base_folder: Path, shards: int) -> Any:
     """The base model with a fresh adapter, on its device.
 
     Of a sharded model, no device has room for the whole: its layers stay on the CPU, until they go to
     their places one by one.
     """
-    settings, engine = job.settings, engine_named(job.engine)
+    job, settings, engine = run.job, run.settings, engine_named(run.job.engine)
     where = "cpu" if shards > 1 else job.device
     model = engine.add_lora(engine.load_base(base_folder, settings.weights, where), settings.lora)
     if shards > 1:
         place_all_but_layers(model, job.device)
-        log(f"the frozen weights of the layers are sharded over {shards} processes")
+        run.log(f"the frozen weights of the layers are sharded over {shards} processes")
     if job.device == "cuda":
         limit_gpu_memory(settings)
     return model

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
 from qwenft_assets.model.device import GIB
 from qwenft_assets.model.memory import (
@@ -15,9 +14,8 @@ from qwenft_assets.model.memory import (
     is_out_of_memory,
     shape_of,
 )
-from qwenft_assets.processes.child import Log
 from qwenft_assets.training.forward_passes import Passes
-from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.run import TrainingRun
 
 MAX_HALVINGS = 2
 
@@ -28,16 +26,9 @@ class OutOfMemory:
     """Retries what ran out of memory with passes of half the size."""
 
     def __init__(
-        self,
-        passes: Passes,
-        settings: TrainingConfig,
-        plan: MemoryPlan | None,
-        model: Any,
-        history: LossHistory,
-        log: Log,
+        self, run: TrainingRun, model: Any, passes: Passes, plan: MemoryPlan | None
     ) -> None:
-        self.passes, self.settings, self.plan = passes, settings, plan
-        self.model, self.history, self.log = model, history, log
+        self.run, self.model, self.passes, self.plan = run, model, passes, plan
         self.halvings = 0
 
     def retried(self, work: Callable[[], Result], step: int) -> Result:
@@ -46,7 +37,8 @@ class OutOfMemory:
         Raises:
             DeviceError: It ran out of memory once more; says which settings help, and by how much.
         """
-        before = self.history.train_tokens, self.history.padding_tokens
+        history = self.run.history
+        before = history.train_tokens, history.padding_tokens
         while True:
             try:
                 return work()
@@ -55,7 +47,7 @@ class OutOfMemory:
                     raise
                 problem = str(error).splitlines()[0]
             # Not in the handler: there the traceback still holds the tensors of the failed pass.
-            self.history.train_tokens, self.history.padding_tokens = before
+            history.train_tokens, history.padding_tokens = before
             self._halve(step, problem)
 
     def _halve(self, step: int, problem: str) -> None:
@@ -63,9 +55,9 @@ class OutOfMemory:
         if self.halvings >= MAX_HALVINGS or self.passes.in_step.size > 1:
             raise DeviceError(self._advice(step))
         self.halvings += 1
-        self.history.halved_at.append(step)
+        self.run.history.halved_at.append(step)
         self.passes.halve()
-        self.log(
+        self.run.log(
             f"out of memory at step {step} ({problem}): passes of {self.passes.max_tokens} tokens "
             "from here on; the optimizer step stays as it is"
         )
@@ -73,7 +65,8 @@ class OutOfMemory:
 
     def _advice(self, step: int) -> str:
         shape = shape_of(self.model.get_base_model().config)
-        settings, length = self.settings, self.settings.max_length_tokens
+        settings = self.run.settings
+        length = settings.max_length_tokens
         trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         # By now layers are computed again: that is of no more help.
         of_row = activation_bytes_per_token(shape, checkpointing=True) * length / GIB
@@ -93,7 +86,7 @@ class OutOfMemory:
         )
 
     def _lighter_weights(self, shape: ModelShape) -> str:
-        settings = self.settings
+        settings = self.run.settings
         lighter = "nf4" if self.plan else "bf16"
         now = fixed_gib(shape, settings, 0, keep_4bit=bool(self.plan and self.plan.keep_4bit))
         if self.plan and self.plan.keep_4bit:

@@ -6,11 +6,9 @@ from typing import Any
 
 from qwenft_assets.model.tokens import TokenRow, TokenRows, lengths_of
 from qwenft_assets.storage.files import atomic_folder, read_json, sha256_of_file, write_json
-from qwenft_assets.storage.root import Storage
-from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import RECORD_FILE, TrainingJob, point_to_latest
 from qwenft_assets.training.loss_curve import draw_loss_curve
-from qwenft_assets.training.schedule import sequences
+from qwenft_assets.training.run import LossHistory, TrainingRun, sequences
 
 
 def setup_record(
@@ -67,20 +65,14 @@ def outcome_record(history: LossHistory, steps: int) -> dict[str, Any]:
     }
 
 
-def publish(
-    model: Any,
-    tokenizer: Any,
-    record: dict[str, Any],
-    history: LossHistory,
-    storage: Storage,
-    job: TrainingJob,
-) -> dict[str, Any]:
+def publish(run: TrainingRun, model: Any, tokenizer: Any, record: dict[str, Any]) -> dict[str, Any]:
     """Write the adapter's folder, and make it the latest.
 
     Returns:
         The record, with a hash of each file.
     """
-    with atomic_folder(storage.adapter(job.recipe, job.version)) as folder:
+    job, history = run.job, run.history
+    with atomic_folder(run.storage.adapter(job.recipe, job.version)) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         # PEFT's model card names a path of this machine as the base.
@@ -90,7 +82,7 @@ def publish(
         files = sorted(file for file in folder.iterdir() if file.is_file())
         record = {**record, "files": {file.name: sha256_of_file(file) for file in files}}
         write_json(folder / RECORD_FILE, record)
-    point_to_latest(storage, job.recipe, job.version)
+    point_to_latest(run.storage, job.recipe, job.version)
     return record
 
 

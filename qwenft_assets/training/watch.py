@@ -1,59 +1,44 @@
-"""What happens beside the steps: the live log, progress, checkpoints, and the end when asked to."""
+"""What happens between the steps: log lines, progress, checkpoints, and an early stop on request."""
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qwenft_assets.processes.child import Log, stop_requested
-from qwenft_assets.processes.ranks import Ranks
-from qwenft_assets.progress import ReportProgress
+from qwenft_assets.processes.child import stop_requested
 from qwenft_assets.training.checkpoints import (
-    Identity,
     best_checkpoint,
     forget_old,
     require_room,
     seal,
+    send_checkpoints,
 )
-from qwenft_assets.training.history import LossHistory
+from qwenft_assets.training.run import TrainingRun
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 
-def watch(
-    history: LossHistory,
-    report_progress: ReportProgress,
-    log: Log,
-    checkpoint_minutes: float,
-    identity: Identity | None,
-    ranks: Ranks,
-    after_checkpoint: Callable[[], None],
-) -> "TrainerCallback":
-    """Live loss into the run log, progress to the terminal, the last step always evaluated.
+def watch(run: TrainingRun) -> "TrainerCallback":
+    """A callback that logs losses, reports progress, and evaluates and saves the last step.
 
-    Args:
-        history: Filled while training.
-        report_progress: Called with each logged step.
-        log: Writes to the run log.
-        checkpoint_minutes: A checkpoint at least so often, beside those of evaluations.
-        identity: Goes into each checkpoint; None: checkpoints are not gone on from.
-        ranks: All decide alike; the first one writes.
-        after_checkpoint: Called by the first one when a checkpoint is whole.
+    A checkpoint is sealed with the run's history, and sent to the object store where there is one.
     """
     from transformers import TrainerCallback
 
+    history, ranks, log = run.history, run.ranks, run.log
+    seconds_at_most = 60 * run.settings.checkpoint_minutes
+
     class Watch(TrainerCallback):
-        """Sees each step; keeps no state of its own that a checkpoint would need."""
+        """Called after each step; has no state of its own that a checkpoint would need."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             self.saved = time.monotonic()
             self.started = self.saved - history.seconds
             if state.global_step:
                 history.resumed_at.append(state.global_step)
-                _name_the_best_here(Path(args.output_dir), state)
+                _name_the_best_here(run.checkpoints, state)
             if ranks.is_main_process:
-                require_room(Path(args.output_dir))
+                require_room(run.checkpoints)
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:  # noqa: ARG002
             step, logs = state.global_step, logs or {}
@@ -64,14 +49,14 @@ def watch(
                 seconds = max(time.monotonic() - self.started - history.eval_seconds, 1e-3)
                 speed = f"{history.train_tokens / seconds:,.0f} tokens/s"
                 left = f"{seconds / step * (state.max_steps - step):,.0f} s left"
-                report_progress(step, state.max_steps, f"loss {loss:.3f}, {speed}")
+                run.report_progress(step, state.max_steps, f"loss {loss:.3f}, {speed}")
                 log(f"step {step}/{state.max_steps} loss {loss:.4f}, {speed}, {left}")
             if "eval_loss" in logs:
                 history.eval.append((step, float(logs["eval_loss"])))
                 log(f"step {step}/{state.max_steps} eval_loss {logs['eval_loss']:.4f}")
 
         def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
-            late = ranks.is_main_process and time.monotonic() - self.saved > 60 * checkpoint_minutes
+            late = ranks.is_main_process and time.monotonic() - self.saved > seconds_at_most
             stop, overdue = ranks.any(stop_requested(), late)
             last = state.global_step >= state.max_steps
             _decide(control, last=last, stop=stop, overdue=overdue)
@@ -80,9 +65,8 @@ def watch(
             history.require_finite()
             self.saved = time.monotonic()
             history.seconds = self.saved - self.started
-            checkpoints = Path(args.output_dir)
-            _bring_random_states(checkpoints, state, ranks)
-            _seal_and_tidy(checkpoints, state, identity, history, ranks, after_checkpoint)
+            _bring_random_states(run, state)
+            _seal_and_tidy(run, state)
 
         def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002
             history.seconds = time.monotonic() - self.started
@@ -91,43 +75,35 @@ def watch(
 
 
 def _name_the_best_here(checkpoints: Path, state: Any) -> None:
-    """The state that was read names it by its path where it was saved."""
+    """Correct the path in the state that was read, which is the path where it was saved."""
     best = best_checkpoint(checkpoints, state.best_global_step)
     state.best_model_checkpoint = str(best) if best else None
 
 
-def _bring_random_states(checkpoints: Path, state: Any, ranks: Ranks) -> None:
-    """Each process has left that of its random numbers in the folder, which may be on its own disk."""
-    if ranks.size == 1:
+def _bring_random_states(run: TrainingRun, state: Any) -> None:
+    """Bring the random state of every process to the first one, which may have another disk."""
+    if run.ranks.size == 1:
         return
-    checkpoint = checkpoints / f"checkpoint-{state.global_step}"
-    own = checkpoint / f"rng_state_{ranks.rank}.pth"
-    for name, content in ranks.gather([(own.name, own.read_bytes())]):
-        if ranks.is_main_process and not (checkpoint / name).exists():
+    checkpoint = run.checkpoints / f"checkpoint-{state.global_step}"
+    own = checkpoint / f"rng_state_{run.ranks.rank}.pth"
+    for name, content in run.ranks.gather([(own.name, own.read_bytes())]):
+        if run.ranks.is_main_process and not (checkpoint / name).exists():
             (checkpoint / name).write_bytes(content)
 
 
-def _seal_and_tidy(
-    checkpoints: Path,
-    state: Any,
-    identity: Identity | None,
-    history: LossHistory,
-    ranks: Ranks,
-    after_checkpoint: Callable[[], None],
-) -> None:
-    if not ranks.is_main_process:
+def _seal_and_tidy(run: TrainingRun, state: Any) -> None:
+    if not run.ranks.is_main_process:
         return
-    if identity is not None:
-        seal(checkpoints / f"checkpoint-{state.global_step}", identity, history)
+    seal(run, run.checkpoints / f"checkpoint-{state.global_step}")
     # The trainer itself would go by the files' times, and the clock may have been set back.
-    forget_old(checkpoints, state.global_step, state.best_global_step)
-    after_checkpoint()
+    forget_old(run.checkpoints, state.global_step, state.best_global_step)
+    send_checkpoints(run)
     if state.global_step < state.max_steps:
-        require_room(checkpoints)
+        require_room(run.checkpoints)
 
 
 def _decide(control: Any, *, last: bool, stop: bool, overdue: bool) -> None:
-    """What follows this step, beside what is due by the number of steps."""
+    """Ask for what this step needs beyond what is due by its number."""
     if last:
         control.should_evaluate = control.should_save = True
     elif stop:

@@ -7,6 +7,7 @@ from qwenft_assets.processes.child import Log, run_job
 from qwenft_assets.processes.ranks import process_group
 from qwenft_assets.progress import progress_bar
 from qwenft_assets.training.job import TrainingJob
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import silence_libraries, train
 
 JOB = TrainingJob
@@ -20,7 +21,7 @@ def work(job: TrainingJob, log: Log) -> dict[str, Any]:
         process_group(job.device) as ranks,
         progress_bar(f"training {job.recipe}", shown=ranks.is_main_process) as report_progress,
     ):
-        return train(job, report_progress, log, ranks)
+        return train(TrainingRun(job, ranks, log, report_progress))
 
 
 if __name__ == "__main__":

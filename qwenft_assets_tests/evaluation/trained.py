@@ -18,6 +18,7 @@ from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import TrainingJob, plan_training
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import train
 
 SHARES = {"local_reports": 0.25, "slimorca": 0.50, "pubmedqa": 0.25}
@@ -92,7 +93,7 @@ def build(config: Config, storage: Storage) -> None:
 
 def train_and_evaluate(config: Config, storage: Storage) -> Trained:
     training = plan_training(config, "small", storage, "cpu")
-    train(training, no_progress, ignore_line)
+    train(TrainingRun(training))
     job = plan_evaluation(config, training, storage)
     return Trained(config, storage, training, job, evaluate(job, no_progress, ignore_line))
 

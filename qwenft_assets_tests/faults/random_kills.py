@@ -52,6 +52,7 @@ def run_stage(stage: str, config: Config, root: Path) -> None:
     from qwenft_assets.release.registry import release_adapter
     from qwenft_assets.sources.sample import sample_source
     from qwenft_assets.training.job import plan_training, training_record
+    from qwenft_assets.training.run import TrainingRun
     from qwenft_assets.training.train import silence_libraries, train
 
     silence_libraries()
@@ -68,7 +69,7 @@ def run_stage(stage: str, config: Config, root: Path) -> None:
     job = plan_training(config, "small", storage, "cpu")
     if stage == "lora_adapter":
         if training_record(storage, "small", job.version) is None:
-            train(job, no_progress, _ignore)
+            train(TrainingRun(job))
         return
     evaluation = plan_evaluation(config, job, storage)
     if stage == "evaluation":

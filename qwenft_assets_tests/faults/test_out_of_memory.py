@@ -11,11 +11,10 @@ from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import SHAPES
 from qwenft_assets.training.forward_passes import Passes
-from qwenft_assets.training.history import LossHistory
 from qwenft_assets.training.job import training_record
 from qwenft_assets.training.out_of_memory import OutOfMemory
 from qwenft_assets_tests.faults.training_process import Training, moved
-from qwenft_assets_tests.training.tiny_rows import token_rows
+from qwenft_assets_tests.training.tiny_rows import token_rows, training_run
 
 # What torch raises on a GPU, from the first pass of more tokens than "fit".
 NO_ROOM = """
@@ -113,21 +112,19 @@ def test_what_is_no_lack_of_memory_is_a_bug(quiet_job, tmp_path):
         pytest.param("nf4", True, "training.max_vram_gib below what other", id="nf4-in-4-bits"),
     ],
 )
-def test_the_first_advice_is_what_is_left_to_do_about_the_weights(weights, keep_4bit, advice):
+def test_the_first_advice_is_what_is_left_to_do_about_the_weights(
+    tmp_path, weights, keep_4bit, advice
+):
     shape = SHAPES["Qwen/Qwen2.5-7B-Instruct"]
-    memory = OutOfMemory(
-        Passes(None, None, 100, None, True),
-        TrainingConfig(weights=weights),
-        MemoryPlan(keep_4bit, True, 100, {"weights": 10.0}),
-        None,
-        LossHistory(),
-        print,
-    )
+    run = training_run(TrainingConfig(weights=weights), tmp_path)
+    passes = Passes(None, None, 100, None, True)
+    plan = MemoryPlan(keep_4bit, True, 100, {"weights": 10.0})
+    memory = OutOfMemory(run, None, passes, plan)
     found = re.sub(r"(\.\d)\d", r"\1", memory._lighter_weights(shape))
     assert found.startswith(advice), found
 
 
-def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, base_model):
+def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, base_model, tmp_path):
     """One that began its step anew would wait for layers that the others do not send."""
     import torch
 
@@ -136,7 +133,7 @@ def test_processes_that_share_a_model_do_not_halve_their_passes(tiny_config, bas
     settings = tiny_config.training
     model = add_lora(load_base(base_model, "fp32", "cpu"), settings.lora)
     passes = Passes(model, None, 100, None, False, in_step=Ranks(0, 2))
-    memory = OutOfMemory(passes, settings, None, model, LossHistory(), print)
+    memory = OutOfMemory(training_run(settings, tmp_path), model, passes, None)
 
     def without_room():
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")

@@ -14,10 +14,10 @@ TOLERANCE = 1e-6
 KILL_BEFORE_THE_SEAL = """
 from qwenft_assets.training import watch
 seal = watch.seal
-def stop_instead(folder, *arguments):
+def stop_instead(run, folder):
     if folder.name == "checkpoint-9":
         wait_for_the_kill()
-    seal(folder, *arguments)
+    seal(run, folder)
 watch.seal = stop_instead
 """
 

@@ -72,7 +72,7 @@ class Training:
 
 def _train(job: str, stop_at: str, fault: str, writer: Any) -> None:
     from qwenft_assets.errors import QwenftError
-    from qwenft_assets.progress import no_progress
+    from qwenft_assets.training.run import TrainingRun
     from qwenft_assets.training.train import silence_libraries, train
 
     def wait_for_the_kill() -> None:
@@ -87,7 +87,7 @@ def _train(job: str, stop_at: str, fault: str, writer: Any) -> None:
     silence_libraries()
     exec(fault, {"wait_for_the_kill": wait_for_the_kill})  # noqa: S102  (a test's own text)
     try:
-        train(TrainingJob.model_validate_json(job), no_progress, log)
+        train(TrainingRun(TrainingJob.model_validate_json(job), log=log))
     except QwenftError as error:
         writer.send(f"{type(error).__name__}: {error}")
         sys.exit(2)

@@ -13,6 +13,7 @@ from qwenft_assets.progress import no_progress
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import train
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.processes.outcomes import Outcome, outcome_of
@@ -47,6 +48,6 @@ def alone(mixed: Deployment, tmp_path_factory: pytest.TempPathFactory) -> Outcom
     shutil.copytree(mixed.storage, root)
     config, storage = load_config(str(mixed.config)), Storage(root)
     job = plan_training(config, "small", storage, "cpu")
-    train(job, no_progress, lambda line: None)
+    train(TrainingRun(job))
     evaluate(plan_evaluation(config, job, storage), no_progress, lambda line: None)
     return outcome_of(storage, job.version)

@@ -10,6 +10,7 @@ from qwenft_assets.evaluation.job import EvaluationJob
 from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets.progress import no_progress
 from qwenft_assets.training.job import TrainingJob
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import train
 from qwenft_assets_tests.training.tiny_rows import token_rows
 
@@ -92,7 +93,7 @@ def trained(
         return idle(self, count, device)
 
     Passes.idle_passes = counted  # of a process that ends after this
-    return {**train(job, no_progress, log, ranks), "idle_passes": sum(counts)}
+    return {**train(TrainingRun(job, ranks, log)), "idle_passes": sum(counts)}
 
 
 def evaluated(ranks: Ranks, job: EvaluationJob) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import no_progress
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training, training_record
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import train
 from qwenft_assets_tests.evaluation.trained import build, tiny_config
 from qwenft_assets_tests.processes.outcomes import LOSS_TOLERANCE, WEIGHT_TOLERANCE
@@ -67,7 +68,7 @@ def alone(config, tmp_path_factory):
     storage = Storage(tmp_path_factory.mktemp("alone"))
     build(config, storage)
     job = plan_training(config, "small", storage, "cpu")
-    record = train(job, no_progress, lambda line: None)
+    record = train(TrainingRun(job))
     result = evaluate(plan_evaluation(config, job, storage), no_progress, lambda line: None)
     return job, record, result
 
@@ -195,7 +196,7 @@ def test_benchmarks_of_a_sharded_model_are_refused(config, alone):
 def test_one_process_cannot_shard(alone, tmp_path):
     job = moved(alone[0], tmp_path)
     with pytest.raises(ConfigError, match=r"one process trains\. Set launcher\.kind"):
-        train(job, no_progress, lambda line: None)
+        train(TrainingRun(job))
 
 
 @pytest.mark.parametrize(

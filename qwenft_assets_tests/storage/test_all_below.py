@@ -2,10 +2,12 @@
 
 import pytest
 
+from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError
 from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets.training.checkpoints import send_checkpoints
 from qwenft_assets_tests.loopback_s3 import BUCKET
+from qwenft_assets_tests.training.tiny_rows import training_run
 
 FAILING = 0.1
 
@@ -105,7 +107,7 @@ def test_a_store_that_cannot_be_written_is_told_and_training_goes_on(tmp_path, m
 
     monkeypatch.setattr(Storage, "sync_up", refuse)
     said = []
-    send_checkpoints(Storage(tmp_path), tmp_path, said.append)
+    send_checkpoints(training_run(TrainingConfig(), tmp_path, log=said.append))
     assert said == ["checkpoints not sent: s3://bucket: failed"]
 
 

@@ -9,11 +9,11 @@ from qwenft_assets.config import load_config
 from qwenft_assets.errors import MixtureError, TrainingError
 from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.model.tokens import TokenRow
-from qwenft_assets.progress import no_progress
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import render_prompt, render_training_text
 from qwenft_assets.training.job import latest_version, plan_training, training_record
+from qwenft_assets.training.run import TrainingRun
 from qwenft_assets.training.train import choose_eval_rows, train
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
@@ -44,7 +44,7 @@ def trained(tmp_path_factory, tiny_model):
     build_mixture(config, "small", storage)
     job = plan_training(config, "small", storage, "cpu")
     log: list[str] = []
-    record = train(job, no_progress, log.append)
+    record = train(TrainingRun(job, log=log.append))
     return config, storage, job, record, log
 
 
@@ -151,7 +151,7 @@ def test_training_that_diverges_leaves_the_last_good_adapter(trained):
     config, storage, job, _, _ = trained
     absurd = plan_training(changed(config, peak_learning_rate=1e30), "small", storage, "cpu")
     with pytest.raises(TrainingError, match="training diverged, nothing was saved"):
-        train(absurd, no_progress, list[str]().append)
+        train(TrainingRun(absurd))
     left = sorted(path.name for path in storage.adapters("small").iterdir())
     assert left == sorted([job.version, "latest.json"])
     assert latest_version(storage, "small") == job.version

@@ -3,6 +3,7 @@
 Eight rows an optimizer step, however they are cut into passes: that is a matter of memory alone.
 """
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import pytest
 
 from qwenft_assets.config import TrainingConfig
-from qwenft_assets.model.engines.peft import add_lora, load_base
+from qwenft_assets.model.engines.peft import add_lora, load_base, load_tokenizer
 from qwenft_assets.model.loss import row_losses
 from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.training.forward_passes import mean_loss
-from qwenft_assets.training.history import LossHistory
-from qwenft_assets.training.trainer import make_trainer
-from qwenft_assets_tests.training.tiny_rows import token_rows
+from qwenft_assets.training.run import LossHistory
+from qwenft_assets.training.trainer import TokenSteps, make_trainer
+from qwenft_assets_tests.training.tiny_rows import expected_order, token_rows, training_run
 
 TRAIN_ROWS = token_rows(*[5 + (n * 23) % 57 for n in range(24)])
 EVAL_ROWS = token_rows(30, 12, 47, 7, 21, split="eval")
@@ -74,24 +75,17 @@ def run(tiny_model, tmp_path):
         settings = TrainingConfig.model_validate(SETTINGS | changes)
         set_seed(settings.seed)
         model = add_lora(load_base(tiny_model, settings.weights, "cpu"), settings.lora)
-        history, log, progress = LossHistory(), [], []
+        log, progress = [], []
 
         def report(done: float, total: int, note: str = "") -> None:
             progress.append((done, total))
 
-        trainer = make_trainer(
-            model,
-            train_rows,
-            EVAL_ROWS,
-            settings,
-            tmp_path / "checkpoints",
-            plan=None,
-            history=history,
-            report_progress=report,
-            log=log.append,
-        )
+        run = training_run(settings, tmp_path, log=log.append, report_progress=report)
+        shutil.rmtree(run.checkpoints, ignore_errors=True)
+        tokenizer = load_tokenizer(tiny_model)
+        trainer = make_trainer(run, model, tokenizer, train_rows, EVAL_ROWS, plan=None)
         trainer.train()
-        return Finished(history, model, log, progress, trainer.state.global_step)
+        return Finished(run.history, model, log, progress, trainer.state.global_step)
 
     return train
 
@@ -204,7 +198,7 @@ def test_the_checkpoint_with_the_lowest_eval_loss_is_kept(run, tmp_path):
     assert losses[-1] > losses[best] + 0.002
     assert mean_loss(done.model.eval(), EVAL_ROWS, "full") == pytest.approx(min(losses), abs=1e-6)
     best_step = done.history.eval[best][0]
-    kept = {path.name for path in (tmp_path / "checkpoints").glob("checkpoint-*")}
+    kept = {path.name for path in tmp_path.glob("**/checkpoint-*")}
     assert f"checkpoint-{best_step}" in kept
     assert len(kept) <= 2
 
@@ -279,15 +273,24 @@ def test_training_stops_when_the_eval_loss_gets_no_better(run):
     assert losses.index(min(losses)) == len(losses) - 3
 
 
-def test_one_eight_bit_block_never_holds_two_parameters(run):
-    from qwenft_assets.training.adapter_buffer import BLOCK, AdapterBuffer
+@pytest.mark.parametrize("rows", [24, 19])
+def test_every_step_takes_the_rows_of_the_plan_in_its_order(run, monkeypatch, rows):
+    seen, train = [], TokenSteps.train
 
-    model = run(epochs=1).model
-    before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
-    buffer = AdapterBuffer(model)
-    start = buffer.flat.data_ptr()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert (parameter == before[name]).all()
-            assert (parameter.data_ptr() - start) % (4 * BLOCK) == 0
-            assert parameter.data_ptr() < start + 4 * buffer.flat.numel()
+    def noted(self, chosen, step):
+        seen.append((step, list(chosen)))
+        return train(self, chosen, step)
+
+    monkeypatch.setattr(TokenSteps, "train", noted)
+    run(TRAIN_ROWS[:rows], epochs=2, seed=11)
+    assert [step for step, _ in seen] == list(range(len(seen)))
+    assert [chosen for _, chosen in seen] == expected_order(rows, 2, 11, 8)
+
+
+def test_a_checkpoint_holds_neither_a_tokenizer_nor_a_model_card(run, tmp_path):
+    run(epochs=1)
+    checkpoints = tmp_path / "lora_adapter" / "small" / ".v.checkpoints"
+    names = {path.name for path in checkpoints.rglob("*") if path.is_file()}
+    assert "adapter_model.safetensors" in names
+    assert [name for name in names if "token" in name] == []
+    assert not (checkpoints / "README.md").exists()

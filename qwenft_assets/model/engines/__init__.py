@@ -8,7 +8,6 @@ import importlib
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
@@ -16,7 +15,6 @@ from qwenft_assets.config import LoraConfig, TrainingConfig
 from qwenft_assets.errors import DeviceError
 from qwenft_assets.model.batches import FlatBatch
 from qwenft_assets.model.memory import MemoryPlan
-from qwenft_assets.model.tokens import TokenRow
 
 if TYPE_CHECKING:
     import torch
@@ -71,10 +69,12 @@ class Engine(Protocol):
         """The model as a function of flat batches; of `shards` processes each holds a part of it."""
         ...
 
-    def attention(
-        self, model: Any, rows: Sequence[TokenRow], settings: TrainingConfig, device: str
-    ) -> str:
-        """Which attention runs."""
+    def for_training(self, model: Any) -> None:
+        """Put a model into training mode, whatever mode a trainer has left it in."""
+        ...
+
+    def attention(self, settings: TrainingConfig, device: str) -> str:
+        """The attention kernel of the run, as training.json names it."""
         ...
 
 

@@ -1,6 +1,5 @@
 """transformers + peft: on a CPU as on a GPU; 4-bit by bitsandbytes on a GPU."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,6 @@ from qwenft_assets.errors import AdapterError, BaseModelError, ConfigError, Devi
 from qwenft_assets.model.attention import attention_path
 from qwenft_assets.model.decoder import FlatDecoder
 from qwenft_assets.model.memory import MemoryPlan
-from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.text.chatml import CHAT_TEMPLATE, END_OF_TEXT, TURN_END, TURN_START
 
 FP8_CAPABILITY = (8, 9)
@@ -143,13 +141,13 @@ def flat_forward(
     return FlatDecoder(model, weights=settings.weights, keep_4bit=keep_4bit, shards=shards)
 
 
-def attention(
-    model: Any,  # noqa: ARG001
-    rows: Sequence[TokenRow],  # noqa: ARG001
-    settings: TrainingConfig,
-    device: str,
-) -> str:
-    """Which attention runs: the decoder calls it itself, so that it is known beforehand."""
+def for_training(model: Any) -> None:
+    """Put a model into training mode."""
+    model.train()
+
+
+def attention(settings: TrainingConfig, device: str) -> str:
+    """The attention kernel, which the decoder calls itself."""
     return "sdpa" if settings.batching == "padded" else attention_path(device)
 
 

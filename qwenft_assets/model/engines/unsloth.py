@@ -1,8 +1,8 @@
 """Unsloth: its loader and its patched forward, on a GPU, in the training process alone.
 
 Importing it patches transformers, peft and trl for the whole process and writes generated code; hence
-`start` comes first in a child process, and nothing outside of it imports Unsloth. What it runs is the
-forward and backward pass; the optimizer step stays that of trainer.py.
+`start` comes first in a child process, and nothing outside of it imports Unsloth. It runs the forward and
+backward pass, and its patched SFTTrainer the loop around the optimizer step of trainer.py.
 """
 
 import atexit
@@ -11,19 +11,17 @@ import inspect
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.config import LoraConfig, TrainingConfig
 from qwenft_assets.errors import BaseModelError, DeviceError
-from qwenft_assets.model.attention_probe import probe_attention
+from qwenft_assets.model.attention import VARLEN_FLASH
 from qwenft_assets.model.batches import FlatBatch
 from qwenft_assets.model.decoder import neftune_noise
 from qwenft_assets.model.engines import INSTALL_UNSLOTH, require_engine
 from qwenft_assets.model.engines.peft import require_targets, unreadable
 from qwenft_assets.model.memory import MemoryPlan
-from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.storage.files import read_json
 
 if TYPE_CHECKING:
@@ -162,15 +160,19 @@ def flat_forward(
     return UnslothForward(model)
 
 
-def attention(model: Any, rows: Sequence[TokenRow], settings: TrainingConfig, device: str) -> str:
-    """Which attention runs, as a pass of some rows shows.
+def for_training(model: Any) -> None:
+    """Leave the inference mode in which Unsloth's trainer ends its construction."""
+    _fast_language_model().for_training(model, use_gradient_checkpointing=False)
 
-    Raises:
-        DeviceError: It runs once a row, or a row sees another one.
-    """
+
+def attention(settings: TrainingConfig, device: str) -> str:
+    """The attention kernel that Unsloth's dispatcher selects here."""
     if settings.batching == "padded":
         return "sdpa"
-    return probe_attention(UnslothForward(model), model, rows, device)
+    dispatch = importlib.import_module("unsloth.utils.attention_dispatch")
+    selected: str = dispatch.select_attention_backend(use_varlen=True)
+    has_varlen = device == "cuda" and getattr(dispatch, "_TORCH_VARLEN_ATTN", None) is not None
+    return VARLEN_FLASH if selected == "sdpa" and has_varlen else selected
 
 
 class UnslothForward:
