@@ -46,7 +46,7 @@ FAITHFUL, FAST = "configs/qwen2.5-7b.yaml", "configs/qwen2.5-7b-fast.yaml"
 RECIPES: dict[str, tuple[str, dict[str, Any]]] = {
     "original": (FAITHFUL, {}),
     "original-bf16": (FAITHFUL, {"weights": "bf16"}),
-    "faithful": (FAITHFUL, {}),
+    "faithful": (FAITHFUL, {"engine": "peft"}),
     "fast-nf4": (FAST, {"weights": "nf4"}),
     "fast": (FAST, {}),
     "fast-fp8": (FAST, {"weights": "fp8"}),

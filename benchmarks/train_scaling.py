@@ -102,6 +102,7 @@ def measure(options: argparse.Namespace) -> None:
     file, _ = OURS[options.child]
     settings = load_config(HERE.parent / "configs" / file).training.model_copy(
         update={
+            "engine": "peft",
             "epochs": 1,
             "evaluate_every_steps": 10_000,
             "warmup_steps": 5,

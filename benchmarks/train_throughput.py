@@ -22,10 +22,10 @@ sys.path.insert(0, str(HERE.parent))
 FLOP_PER_TOKEN = 4 * 7.07e9
 """Forward and the gradient of activations; the base has no weight gradient."""
 OURS: dict[str, tuple[str, dict[str, Any]]] = {
-    "faithful": ("qwen2.5-7b.yaml", {}),
-    "faithful-24GiB": ("qwen2.5-7b.yaml", {"max_vram_gib": 24}),
-    "faithful-10GiB": ("qwen2.5-7b.yaml", {"max_vram_gib": 10}),
-    "faithful-unsloth": ("qwen2.5-7b.yaml", {"engine": "unsloth"}),
+    "faithful": ("qwen2.5-7b.yaml", {"engine": "peft"}),
+    "faithful-24GiB": ("qwen2.5-7b.yaml", {"engine": "peft", "max_vram_gib": 24}),
+    "faithful-10GiB": ("qwen2.5-7b.yaml", {"engine": "peft", "max_vram_gib": 10}),
+    "faithful-unsloth": ("qwen2.5-7b.yaml", {}),
     "fast": ("qwen2.5-7b-fast.yaml", {}),
     "fast-unsloth": ("qwen2.5-7b-fast.yaml", {"engine": "unsloth"}),
     "fast-bf16": ("qwen2.5-7b-fast.yaml", {"weights": "bf16"}),
@@ -86,12 +86,12 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
         HF_HUB_OFFLINE="1", PYTORCH_CUDA_ALLOC_CONF="expandable_segments:True", TQDM_DISABLE="1"
     )
     from qwenft_assets.config import load_config
-    from qwenft_assets.model.engines import engine_named, engine_of
+    from qwenft_assets.model.engines import engine_named
 
     file, changes = OURS[options.child]
     changes = changes | {"epochs": 1, "evaluate_every_steps": 10_000, "warmup_steps": 5}
     settings = load_config(HERE.parent / "configs" / file).training.model_copy(update=changes)
-    engine = engine_named(engine_of(settings))
+    engine = engine_named(settings.engine_name)
     engine.start("cuda")  # before anything that it patches
     import torch
 

@@ -20,7 +20,6 @@ from qwenft_assets.cli.options import (
 from qwenft_assets.config import Config
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.model.device import GPU_ONLY_WEIGHTS, Device, find_gpus, resolve_device
-from qwenft_assets.model.engines import engine_of
 from qwenft_assets.storage.root import GIB, Storage
 from qwenft_assets.training.feasibility import format_hours, format_launcher, require_feasible
 from qwenft_assets.training.forecast import (
@@ -139,7 +138,7 @@ def _print(
     free = storage.free_gib()
     adapter = 4 * work.trainable_parameters / GIB
     facts = {
-        "base": f"{work.base.name}, {settings.weights}, by {engine_of(settings)}; {work.trainable_parameters / 1e6:.1f} M "
+        "base": f"{work.base.name}, {settings.weights}, by {settings.engine_name}; {work.trainable_parameters / 1e6:.1f} M "
         "parameters are trained",
         "rows": f"{work.train_rows:,} train, {work.eval_rows:,} eval; {work.tokens_a_row:.0f} tokens "
         f"a row, {work.longest_row_tokens:,} at most",

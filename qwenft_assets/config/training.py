@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from qwenft_assets.config.engines import DEFAULT_ENGINE, ENGINES, EngineTraits
 from qwenft_assets.config.section import Section
 
 
@@ -66,8 +67,9 @@ class TrainingConfig(Section):
     device: Literal["auto", "cuda", "cpu"] = Field(
         default="auto", description="auto: a GPU where there is one."
     )
-    engine: Literal["auto", "peft", "unsloth"] = Field(
+    engine: str = Field(
         default="auto",
+        json_schema_extra={"enum": ["auto", *ENGINES]},
         description="What loads and runs the model: peft, or Unsloth, which needs a GPU and is installed "
         "apart. auto: peft everywhere, so that an adapter never depends on what is installed.",
     )
@@ -159,11 +161,28 @@ class TrainingConfig(Section):
         default=3407, description="Seed of initial weights, order of rows, dropout and noise."
     )
 
+    @field_validator("engine")
+    @classmethod
+    def _known_engine(cls, engine: str) -> str:
+        if engine != "auto" and engine not in ENGINES:
+            raise ValueError(f"is one of auto, {', '.join(ENGINES)}")
+        return engine
+
     @model_validator(mode="after")
     def _fp8_by_our_decoder(self) -> TrainingConfig:
         """Only our decoder runs 8-bit weights; padded rows take transformers' own forward pass."""
         if self.weights == "fp8" and self.batching == "padded":
             raise ValueError("weights fp8 needs batching flattened or packed")
-        if self.weights == "fp8" and self.engine == "unsloth":
-            raise ValueError("weights fp8 needs engine peft; Unsloth takes nf4 or bf16")
+        if self.weights == "fp8" and not self.engine_traits.fp8:
+            raise ValueError(f"weights fp8 needs engine peft; {self.engine} takes nf4 or bf16")
         return self
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that trains, with `auto` resolved."""
+        return DEFAULT_ENGINE if self.engine == "auto" else self.engine
+
+    @property
+    def engine_traits(self) -> EngineTraits:
+        """What the engine needs and can do."""
+        return ENGINES[self.engine_name]

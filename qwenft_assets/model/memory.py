@@ -160,10 +160,10 @@ def shards_of(settings: TrainingConfig, plan: MemoryPlan | None, ranks: Ranks) -
 
 
 def _ways_to_hold(settings: TrainingConfig) -> list[bool]:
-    """Whether 4-bit weights stay in 4 bits: as is faster here, always with Unsloth."""
+    """Whether 4-bit weights stay in 4 bits: whichever is faster, where the engine has the choice."""
     if settings.weights != "nf4":
         return [False]
-    return [True] if settings.engine == "unsloth" else [False, True]
+    return [False, True] if settings.engine_traits.nf4_as_bf16 else [True]
 
 
 def _ways_to_shard(settings: TrainingConfig, processes: int) -> list[int]:

@@ -9,16 +9,24 @@ from qwenft_assets.errors import ConfigError
 OBSTACLES = (
     ("weights", "nf4", "bf16", "4-bit weights are not cut in parts"),
     ("weights", "fp8", "bf16", "8-bit weights are not cut in parts"),
-    ("engine", "unsloth", "auto", "Unsloth runs in one process"),
     ("batching", "padded", "flattened", "padded batches go through a forward pass of their own"),
 )
-"""Of training: a setting, the value that rules sharding out, the one to take instead, and why."""
+"""A training setting, the value that rules sharding out, the value to take instead, and why."""
 
 
 def can_shard(settings: TrainingConfig, processes: int) -> bool:
     """Whether so many processes may hold the weights of the layers together."""
     wanted = processes > 1 and settings.shard_base_weights is not False
-    return wanted and not any(getattr(settings, name) == no for name, no, _, _ in OBSTACLES)
+    return wanted and not obstacles(settings)
+
+
+def obstacles(settings: TrainingConfig) -> list[tuple[str, str, str, str]]:
+    """The settings that rule sharding out: name, value, the value to take instead, and why."""
+    found = [each for each in OBSTACLES if getattr(settings, each[0]) == each[1]]
+    if settings.engine_traits.one_process:
+        name = settings.engine_name
+        found.append(("engine", name, "auto", f"{name} runs in one process"))
+    return found
 
 
 def require_shardable(settings: TrainingConfig, processes: int) -> None:
@@ -36,9 +44,8 @@ def require_shardable(settings: TrainingConfig, processes: int) -> None:
             "accelerate or ray and launcher.processes to 2 or more, or training.shard_base_weights "
             "to auto."
         )
-    for name, ruled_out, instead, why in OBSTACLES:
-        if getattr(settings, name) == ruled_out:
-            raise ConfigError(
-                f"training.shard_base_weights is true, and training.{name} is {ruled_out}: {why}. "
-                f"Set training.{name} to {instead}, or training.shard_base_weights to auto."
-            )
+    for name, ruled_out, instead, why in obstacles(settings):
+        raise ConfigError(
+            f"training.shard_base_weights is true, and training.{name} is {ruled_out}: {why}. "
+            f"Set training.{name} to {instead}, or training.shard_base_weights to auto."
+        )

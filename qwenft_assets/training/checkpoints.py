@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from qwenft_assets.config.engines import DEFAULT_ENGINE, ENGINES
 from qwenft_assets.errors import StorageError
 from qwenft_assets.storage.files import is_intact, read_json, sha256_of_file, write_json
 from qwenft_assets.training.job import TrainingJob
@@ -19,7 +20,6 @@ from qwenft_assets.training.run import LossHistory, TrainingRun
 SEAL_FILE = "complete.json"
 LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate", "bitsandbytes")
 """Another version of one of these may change what a step computes."""
-LIBRARIES_OF_ENGINE = {"unsloth": ("unsloth", "unsloth_zoo", "triton")}
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,10 @@ def identity_of(job: TrainingJob) -> Identity:
     return Identity(job.version, job.device, installed_versions(job.engine))
 
 
-def installed_versions(engine: str = "peft") -> dict[str, str]:
+def installed_versions(engine: str = DEFAULT_ENGINE) -> dict[str, str]:
     """Versions of the libraries that decide what is learnt."""
     found: dict[str, str] = {}
-    for name in (*LIBRARIES, *LIBRARIES_OF_ENGINE.get(engine, ())):
+    for name in (*LIBRARIES, *ENGINES[engine].libraries):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -5,8 +5,8 @@ import dataclasses
 from qwenft_assets.config import Config, LauncherConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.model.device import Device, find_gpus, resolve_device
-from qwenft_assets.model.engines import engine_of, require_engine
-from qwenft_assets.model.sharding import OBSTACLES, require_shardable
+from qwenft_assets.model.engines import require_engine
+from qwenft_assets.model.sharding import obstacles, require_shardable
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import (
     Forecast,
@@ -27,8 +27,8 @@ def require_feasible(
 
     Raises:
         DeviceError: It does not fit into the GPU's memory, or there are fewer GPUs than processes.
-        ConfigError: It would evaluate more than it trains, or take longer than `max_hours`; or Unsloth
-            would have to run in several processes; or settings rule out a sharding that they ask for.
+        ConfigError: It would evaluate more than it trains, or take longer than `max_hours`; or the engine
+            runs in one process only; or settings rule out a sharding that they ask for.
         StorageError: The disk has no room for it.
         BaseModelError: The base model cannot be found.
     """
@@ -97,11 +97,10 @@ def format_launcher(launcher: LauncherConfig, step_sequences: int) -> str:
 
 def _require_one_process(config: Config) -> None:
     launcher = config.launcher
-    if engine_of(config.training) == "unsloth" and (
-        launcher.kind == "ray" or launcher.processes > 1
-    ):
+    alone = config.training.engine_traits.one_process
+    if alone and (launcher.kind == "ray" or launcher.processes > 1):
         raise ConfigError(
-            "training.engine: unsloth runs in one process on this machine, and launcher.kind is "
+            f"training.engine: {config.training.engine_name} runs in one process on this machine, and launcher.kind is "
             f"{launcher.kind} with {launcher.processes} processes. Set launcher.kind to local, or "
             "training.engine to auto."
         )
@@ -124,7 +123,7 @@ def _if_sharded(config: Config, work: Work, device: Device) -> str:
     gpus = max(launcher.size(), len(find_gpus()))
     if gpus == 1:
         return ""
-    wanted = {name: use for name, no, use, _ in OBSTACLES if getattr(settings, name) == no}
+    wanted = {name: use for name, _, use, _ in obstacles(settings)}
     sharded = settings.model_copy(update={**wanted, "shard_base_weights": True})
     try:
         memory_on(work, sharded, device.free_vram_gib, gpus)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
 from qwenft_assets.model.batches import flatten
-from qwenft_assets.model.engines import FlatForward, engine_named, engine_of
+from qwenft_assets.model.engines import FlatForward, engine_named
 from qwenft_assets.model.head import losses, sum_of_losses
 from qwenft_assets.model.loss import batches_by_length, row_losses
 from qwenft_assets.model.memory import CPU_MICRO_BATCH_TOKENS, MemoryPlan, shards_of
@@ -129,7 +129,7 @@ def make_passes(
     tokens = plan.micro_batch_tokens if plan else CPU_MICRO_BATCH_TOKENS
     decoder = None
     if settings.batching != "padded":
-        decoder = engine_named(engine_of(settings)).flat_forward(model, settings, plan, shards)
+        decoder = engine_named(settings.engine_name).flat_forward(model, settings, plan, shards)
     checkpointing = plan.checkpointing if plan else settings.gradient_checkpointing is True
     if decoder is None and checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})

@@ -6,7 +6,6 @@ from typing import Any, Self
 from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
 from qwenft_assets.model.base import BaseModelRef, base_model_here, find_base_model
-from qwenft_assets.model.engines import engine_of
 from qwenft_assets.processes.run import StageJob
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, write_json
@@ -89,7 +88,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         manifest["version"],
         base.name,
         base.revision,
-        engine_of(settings),
+        settings.engine_name,
         TEMPLATE_VERSION,
         SYSTEM_PROMPT,
         settings.model_dump_json(exclude=PLACEMENT_SETTINGS | _unset(settings)),
@@ -101,7 +100,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         base=base,
         settings=settings,
         device=device,
-        engine=engine_of(settings),
+        engine=settings.engine_name,
         storage_root=storage.root,
         storage_url=storage.url if config.launcher.kind == "ray" else None,
     )

@@ -7,7 +7,6 @@ from typing import Any
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError
 from qwenft_assets.model.device import Device
-from qwenft_assets.model.engines import engine_of
 from qwenft_assets.model.memory import MemoryPlan, ModelShape
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
@@ -90,7 +89,7 @@ def _measured(
             same_device
             and record.get("base_model") == base_model
             and record.get("batching") == settings.batching
-            and record.get("engine", "peft") == engine_of(settings)
+            and record.get("engine", "peft") == settings.engine_name
             and record.get("tokens_per_second")
         ):
             found.append((path.stat().st_mtime, record))

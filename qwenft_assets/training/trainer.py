@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.model.batches import passes
-from qwenft_assets.model.engines import engine_named, engine_of
+from qwenft_assets.model.engines import engine_named
 from qwenft_assets.model.memory import MemoryPlan
 from qwenft_assets.model.tokens import TokenRow, lengths_of, supervised_counts
 from qwenft_assets.processes.ranks import ALONE, Ranks
@@ -144,7 +144,7 @@ def make_trainer(
     from trl import SFTTrainer
 
     settings, ranks = run.settings, run.ranks
-    engine = engine_named(engine_of(settings))
+    engine = engine_named(settings.engine_name)
     run.history.attention = engine.attention(settings, run.job.device)
     # Gradients are summed in the buffers: accelerate need not wrap the model for that.
     model._is_accelerate_prepared = True  # noqa: SLF001  (its own mark; there is no setting)

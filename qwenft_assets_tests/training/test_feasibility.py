@@ -43,7 +43,8 @@ def _offline(monkeypatch, tmp_path):
 
 def config_of(file="qwen2.5-7b.yaml", rows=None, **training):
     config = load_config(f"configs/{file}")
-    changed: dict[str, Any] = {"training": config.training.model_copy(update=training)}
+    own_engine = {"engine": "peft"} | training  # unsloth need not be installed here
+    changed: dict[str, Any] = {"training": config.training.model_copy(update=own_engine)}
     if rows:
         large = config.mixture.recipes["large"].model_copy(update={"rows": rows})
         changed["mixture"] = config.mixture.model_copy(update={"recipes": {"large": large}})
@@ -100,7 +101,7 @@ def test_packs_make_fewer_steps_of_more_tokens(storage):
 def test_the_estimate_of_memory_is_within_15_percent_of_measured_peaks(
     file, cap_gib, step_tokens, measured_gib
 ):
-    settings = load_config(f"configs/{file}").training
+    settings = config_of(file).training
     shape = SHAPES[QWEN]
     trainable = lora_parameters(shape, settings.lora)
     plan = plan_memory(shape, settings, trainable, step_tokens, 1_024, cap_gib or 139.0)
@@ -117,6 +118,18 @@ def test_a_small_card_is_refused_and_the_smallest_that_will_do_is_named(storage)
     too_small = Device("cuda", "a card", smallest - 0.2, smallest)
     with pytest.raises(DeviceError, match="GiB of GPU memory with passes of one row"):
         require_feasible(config, "large", storage, too_small)
+
+
+def test_the_original_recipe_asks_for_unsloth_by_one_line(storage, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(DeviceError) as raised:
+        require_feasible(load_config("configs/qwen2.5-7b.yaml"), "large", storage, H200)
+    message = str(raised.value)
+    assert message.startswith(
+        "training.engine: unsloth is not installed here. Install it with `pip"
+    )
+    assert message.endswith("or set training.engine to peft, this project's own.")
+    assert "\n" not in message
 
 
 def test_a_run_of_months_is_refused(storage):

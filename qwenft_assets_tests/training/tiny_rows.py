@@ -7,7 +7,6 @@ from typing import Any
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.model.base import BaseModelRef
-from qwenft_assets.model.engines import engine_of
 from qwenft_assets.model.tokens import TokenRow
 from qwenft_assets.rows import make_row
 from qwenft_assets.training.job import TrainingJob
@@ -66,7 +65,7 @@ def training_run(
         base=BaseModelRef(name="base", revision="", kind="folder", path=""),
         settings=settings,
         device=device,
-        engine=engine_of(settings),
+        engine=settings.engine_name,
         storage_root=root,
     )
     return TrainingRun(job, **reports)

@@ -1,7 +1,8 @@
 """What loads base weights, puts LoRA on them and runs them: `peft` everywhere, `unsloth` on a GPU.
 
-The optimizer step, the loss, checkpoints and evaluation are the same for all engines; none of their
-libraries is imported before an engine is asked to do something.
+An engine is a module of this package, registered in config/engines.py. The optimizer step, the loss,
+checkpoints and evaluation are the same for all engines; none of their libraries is imported before an
+engine is asked to do something.
 """
 
 import importlib
@@ -9,9 +10,10 @@ import importlib.metadata
 import importlib.util
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from qwenft_assets.config import LoraConfig, TrainingConfig
+from qwenft_assets.config.engines import DEFAULT_ENGINE
 from qwenft_assets.errors import DeviceError
 from qwenft_assets.model.batches import FlatBatch
 from qwenft_assets.model.memory import MemoryPlan
@@ -19,13 +21,8 @@ from qwenft_assets.model.memory import MemoryPlan
 if TYPE_CHECKING:
     import torch
 
-EngineName = Literal["peft", "unsloth"]
 ON_CPU_VARIABLE = "QWENFT_UNSLOTH_ON_CPU"
 """Set to 1, tests may run Unsloth without a GPU; it is many times slower than peft there."""
-INSTALL_UNSLOTH = (
-    "pip install 'qwenft[unsloth]' && pip install --no-deps unsloth==2026.10.9 "
-    "unsloth_zoo==2026.10.9"
-)
 
 
 class FlatForward(Protocol):
@@ -78,38 +75,34 @@ class Engine(Protocol):
         ...
 
 
-def engine_of(settings: TrainingConfig) -> EngineName:
-    """The engine that a config trains with; never a matter of what happens to be installed."""
-    return "unsloth" if settings.engine == "unsloth" else "peft"
-
-
 def engine_named(name: str) -> Engine:
     """The module of an engine."""
     return cast("Engine", importlib.import_module(f"{__name__}.{name}"))
 
 
 def require_engine(settings: TrainingConfig, device: str) -> str:
-    """See that the config's engine can run on a device, without importing it.
+    """See that the config's engine is installed and can run on a device, without importing it.
 
     Returns:
-        The engine, in words.
+        The engine and its version, as `qwenft doctor` shows them.
 
     Raises:
-        DeviceError: Unsloth is not installed, or has no GPU.
+        DeviceError: It is not installed, or needs a GPU.
     """
-    if engine_of(settings) == "peft":
-        return "peft"
-    if importlib.util.find_spec("unsloth") is None:
+    name, traits = settings.engine_name, settings.engine_traits
+    if traits.distribution is None:
+        return name
+    if importlib.util.find_spec(name) is None:
         raise DeviceError(
-            f"training.engine: unsloth is not installed here. Install it with "
-            f"`{INSTALL_UNSLOTH}`, or set training.engine to auto."
+            f"training.engine: {name} is not installed here. Install it with `{traits.install}`, or "
+            f"set training.engine to {DEFAULT_ENGINE}, this project's own."
         )
-    if device != "cuda" and os.environ.get(ON_CPU_VARIABLE) != "1":
+    if traits.needs_gpu and device != "cuda" and os.environ.get(ON_CPU_VARIABLE) != "1":
         raise DeviceError(
-            "training.engine: unsloth needs a CUDA GPU, and this run is on the CPU. Set "
-            "training.engine to auto, or run it on a GPU host."
+            f"training.engine: {name} needs a CUDA GPU, and this run is on the CPU. Set "
+            f"training.engine to {DEFAULT_ENGINE}, or run it on a GPU host."
         )
     try:
-        return f"unsloth {importlib.metadata.version('unsloth')}"
+        return f"{name} {importlib.metadata.version(traits.distribution)}"
     except importlib.metadata.PackageNotFoundError:
-        return "unsloth"
+        return name

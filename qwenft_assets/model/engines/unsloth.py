@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qwenft_assets.config import LoraConfig, TrainingConfig
+from qwenft_assets.config.engines import ENGINES
 from qwenft_assets.errors import BaseModelError, DeviceError
 from qwenft_assets.model.attention import VARLEN_FLASH
 from qwenft_assets.model.batches import FlatBatch
 from qwenft_assets.model.decoder import neftune_noise
-from qwenft_assets.model.engines import INSTALL_UNSLOTH, require_engine
+from qwenft_assets.model.engines import require_engine
 from qwenft_assets.model.engines.peft import require_targets, unreadable
 from qwenft_assets.model.memory import MemoryPlan
 from qwenft_assets.storage.files import read_json
@@ -55,7 +56,7 @@ def start(device: str) -> None:
         problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise DeviceError(
             f"training.engine: unsloth cannot be imported ({problem}). Mend the GPU's driver or the "
-            f"install ({INSTALL_UNSLOTH}), or set training.engine to auto."
+            f"install ({ENGINES['unsloth'].install}), or set training.engine to peft."
         ) from error
 
 
