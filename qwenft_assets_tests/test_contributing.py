@@ -118,3 +118,60 @@ champion = _champion({**result, "champion_version": "v"})["champion_" + name]
 table = _parts_table("source", result["per_source"]).records[0].data
 print("UI overall", _figures(result)[name], "champion", champion, table["source"], table[name])
 """
+
+
+TRAINS_THE_SAME = """
+import pathlib, sys
+from qwenft_assets_tests.model.engine_figures import Bench
+from qwenft_assets_tests.tiny_model import write_tiny_model
+out = pathlib.Path(sys.argv[1])
+write_tiny_model(out / "tiny")
+plain, peft = (Bench(name, out / "tiny", out / name).run("whole") for name in ("plain", "peft"))
+assert plain["steps"] == 20, plain
+assert plain["rows_of_steps"] == peft["rows_of_steps"]
+for (_, ours), (_, theirs) in zip(plain["train"], peft["train"], strict=True):
+    assert abs(ours - theirs) < 2e-4, (ours, theirs)
+"""
+GROUPS = """
+import torch
+from qwenft_assets.config import TrainingConfig
+from qwenft_assets.training.optimizer import AdapterBuffers
+layer = torch.nn.ModuleDict({"lora_A": torch.nn.Linear(4, 2), "lora_B": torch.nn.Linear(2, 4)})
+model = torch.nn.ModuleDict({"q_proj": layer})
+buffers = AdapterBuffers(model, TrainingConfig(lora_plus_ratio=4))
+optimizer = buffers.optimizer(torch.optim.AdamW, {"lr": 1e-3, "weight_decay": 0.01})
+print([group["weight_decay"] for group in optimizer.param_groups])
+"""
+
+
+def test_a_new_engine_takes_one_file_and_one_line(copy, tmp_path_factory):
+    (file, code), (registry, line) = blocks_of("A new engine").items()
+    (copy / file).write_text(code, encoding="utf-8")
+    assert line.count("\n") == 1
+    after = '    "peft": EngineTraits(),\n'
+    text = (copy / registry).read_text(encoding="utf-8")
+    assert text.count(after) == 1
+    (copy / registry).write_text(text.replace(after, after + line), encoding="utf-8")
+    out = tmp_path_factory.mktemp("engines")
+    for name in ("plain", "peft"):
+        (out / name).mkdir()
+    run(copy, "-c", TRAINS_THE_SAME, str(out))
+    check_style(copy, file)
+    assert run(copy, "-c", ENGINE_FOUND).strip() == "plain"
+
+
+ENGINE_FOUND = """
+from qwenft_assets.config import TrainingConfig
+from qwenft_assets.model.engines import require_engine
+print(require_engine(TrainingConfig(engine="plain"), "cpu"))
+"""
+
+
+def test_another_parameter_group_takes_one_line(copy):
+    ((file, line),) = blocks_of("Another parameter group").items()
+    before = '        ParameterGroup(of_b, {"lr": ratio * settings.peak_learning_rate}),\n'
+    text = (copy / file).read_text(encoding="utf-8")
+    assert text.count(before) == 1
+    (copy / file).write_text(text.replace(before, line), encoding="utf-8")
+    check_style(copy, file)
+    assert run(copy, "-c", GROUPS).strip() == "[0.01, 0.0]"

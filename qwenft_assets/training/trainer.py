@@ -35,7 +35,8 @@ from qwenft_assets.training.watch import watch
 
 if TYPE_CHECKING:
     import torch
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
 LOGGED_STEPS = 200
 """Points of the loss curve: reading a loss back makes the GPU wait."""
@@ -141,7 +142,7 @@ def make_trainer(
     import torch
     from datasets import Dataset
     from transformers import EarlyStoppingCallback, PrinterCallback
-    from trl import SFTTrainer
+    from trl import SFTTrainer  # pyright: ignore[reportPrivateImportUsage]  (Unsloth patches it)
 
     settings, ranks = run.settings, run.ranks
     engine = engine_named(settings.engine_name)
@@ -228,7 +229,7 @@ def _arguments(run: TrainingRun, steps: int) -> "SFTConfig":
 
     Unsloth's SFTConfig, for one, accumulates 2 batches a step where nothing is said.
     """
-    from trl import SFTConfig
+    from trl import SFTConfig  # pyright: ignore[reportPrivateImportUsage]  (Unsloth patches it)
 
     settings, on_gpu = run.settings, run.job.device == "cuda"
     interval = evaluation_interval(settings, steps)

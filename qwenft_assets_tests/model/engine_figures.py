@@ -5,6 +5,7 @@ It runs in a process of its own, because Unsloth has to be imported before what 
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,13 @@ class Bench:
         tokenizer = load_tokenizer(self.folder)
         plan = self.plan(settings)
         trainer = make_trainer(run, self.model(settings), tokenizer, ROWS, EVAL_ROWS, plan)
-        in_training_mode, taken = trainer.model.training, list[list[int]]()
+        trained: Any = trainer.model
+        in_training_mode, taken = trained.training, list[list[int]]()
         train = TokenSteps.train
 
-        def noted(steps: TokenSteps, chosen: list[int], step: int) -> Any:
+        def noted(self: TokenSteps, chosen: Sequence[int], step: int) -> Any:
             taken.append(list(chosen))
-            return train(steps, chosen, step)
+            return train(self, chosen, step)
 
         class Stop(TrainerCallback):
             def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -154,7 +156,6 @@ class Bench:
             trainer.train(resume_from_checkpoint=last)
         finally:
             TokenSteps.train = train
-        trained: Any = trainer.model
         adapter = {
             n: p.detach().cpu().clone() for n, p in trained.named_parameters() if p.requires_grad
         }
