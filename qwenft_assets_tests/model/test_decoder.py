@@ -12,7 +12,7 @@ from qwenft_assets.model.batches import flatten
 from qwenft_assets.model.decoder import FlatDecoder, neftune_noise
 from qwenft_assets.model.engines.peft import add_lora, load_base
 from qwenft_assets.model.head import losses, sum_of_losses
-from qwenft_assets.model.padded import padded_sum_of_losses
+from qwenft_assets.training.forward_passes import padded_sum_of_losses
 from qwenft_assets_tests.training.tiny_rows import token_rows
 
 ROWS = token_rows(30, 12, 47, 7, 21)
