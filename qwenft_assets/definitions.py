@@ -1,6 +1,7 @@
 """The whole graph, in flow order; nothing else.
 
-source_sample → mixed_dataset → lora_adapter → evaluation → release (→ published_adapter)
+dataset_commits, reports_file → source_sample → mixed_dataset → lora_adapter → evaluation → release
+(→ published_adapter)
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from qwenft_assets.assets.publishing import published_adapter
 from qwenft_assets.assets.release import release
 from qwenft_assets.assets.sources import source_sample
 from qwenft_assets.assets.training import lora_adapter
+from qwenft_assets.assets.upstream import dataset_commits, reports_file
 from qwenft_assets.automation.failures import make_failure_sensor
 from qwenft_assets.automation.jobs import finetune_job, make_executor, publish_job, sources_job
 from qwenft_assets.automation.policies import with_policies
@@ -40,7 +42,11 @@ def build_defs(config: Config, resources: Mapping[str, Any] | None = None) -> dg
     assets = [source_sample, mixed_dataset, lora_adapter, evaluation, release, published_adapter]
     return dg.Definitions(
         # With a link from each asset to the line that defines it.
-        assets=dg.with_source_code_references(with_policies(assets, config)),
+        assets=[
+            dataset_commits,
+            reports_file,
+            *dg.with_source_code_references(with_policies(assets, config)),
+        ],
         jobs=[sources_job, finetune_job, publish_job],
         schedules=make_schedules(config.automation),
         sensors=[*make_sensors(config.automation), make_failure_sensor(config.automation)],

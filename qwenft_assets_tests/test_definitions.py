@@ -15,6 +15,7 @@ from qwenft_assets.definitions import build_defs, defs
 from qwenft_assets.resources import GpuResource
 
 FLOW = ["source_sample", "mixed_dataset", "lora_adapter", "evaluation", "release"]
+UPSTREAM = {"dataset_commits", "reports_file"}
 GROUPS = ["sources", "mixture", "training", "evaluation", "release"]
 OPTIONAL = "published_adapter"
 HEAVY = (
@@ -33,12 +34,14 @@ def node(name) -> Any:
     return defs.resolve_asset_graph().get(dg.AssetKey(name))
 
 
-def test_the_graph_is_the_five_assets_in_flow_order_and_an_optional_one_after_them():
+def test_the_graph_is_what_is_read_then_five_assets_in_flow_order_and_an_optional_one():
     names = [key.to_user_string() for key in defs.resolve_asset_graph().toposorted_asset_keys]
-    assert [*FLOW, OPTIONAL] == names
+    assert set(names[:2]) == UPSTREAM
+    assert [*FLOW, OPTIONAL] == names[2:]
     parents = {name: {key.to_user_string() for key in node(name).parent_keys} for name in names}
     assert parents == {
-        "source_sample": set(),
+        **{name: set() for name in UPSTREAM},
+        "source_sample": UPSTREAM,
         "mixed_dataset": {"source_sample"},
         "lora_adapter": {"mixed_dataset"},
         "evaluation": {"lora_adapter", "mixed_dataset"},
@@ -57,6 +60,26 @@ def test_every_asset_is_described(name, group):
     assert asset.owners == ["team:qwenft"]
     assert asset.code_version
     assert len(asset.description) > 40
+
+
+def test_what_is_read_is_observed_and_each_sample_comes_from_its_own_place():
+    graph = defs.resolve_asset_graph()
+    seen = []
+    for name in UPSTREAM:
+        assert node(name).is_observable
+        assert not node(name).is_materializable
+        assert len(node(name).description) > 30
+        keys = node(name).partitions_def.get_partition_keys()
+        seen += keys
+        mapping = node("source_sample").partition_mappings[dg.AssetKey(name)]
+        for key in keys:
+            subset = node(name).partitions_def.subset_with_partition_keys([key])
+            below = mapping.get_downstream_partitions_for_partitions(
+                subset, node(name).partitions_def, node("source_sample").partitions_def
+            )
+            assert list(below.get_partition_keys()) == [key]
+    assert sorted(seen) == sorted(SOURCE_NAMES)
+    assert graph.observable_asset_keys == {dg.AssetKey(name) for name in UPSTREAM}
 
 
 def test_partitions_are_the_sources_and_the_recipes():
@@ -91,6 +114,9 @@ def test_blocking_checks_guard_mixture_and_adapter():
         key.name: defs.resolve_asset_graph().get(key).blocking
         for key in defs.resolve_asset_graph().asset_check_keys
     }
+    graph: Any = defs.resolve_asset_graph()
+    for key in graph.asset_check_keys:
+        assert graph.get(key).partitions_def.get_partition_keys() == list(RECIPE_NAMES)
     assert checks == {
         "schema_valid": True,
         "ratios_kept_or_shortfall_named": True,

@@ -54,6 +54,7 @@ PICTURES = ("loss_by_source", "loss_by_length", "loss_curve")
         dg.AssetCheckSpec(
             "adapter_better_than_base",
             asset="evaluation",
+            partitions_def=RECIPES,
             # Not blocking: the run has done its work, and the gate of `release` says no.
             description="The 95 % interval of adapter loss - base loss lies below zero.",
         )

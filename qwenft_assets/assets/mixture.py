@@ -1,5 +1,6 @@
 """Stage 2: the weighted, deduplicated, leakage-checked, split mixture of a recipe."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,8 @@ import dagster as dg
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
+    REBUILD_TAG,
+    WHY_TAG,
     count_table,
     dropped_of,
     first_rows,
@@ -15,9 +18,10 @@ from qwenft_assets.assets.reporting import (
     one_line_failures,
     picture,
     record_table,
+    tag_run,
 )
 from qwenft_assets.assets.sources import source_sample
-from qwenft_assets.config import Config
+from qwenft_assets.config import SOURCE_NAMES, Config
 from qwenft_assets.errors import BaseModelError
 from qwenft_assets.mixture.attribution import ATTRIBUTION_FILE
 from qwenft_assets.mixture.build import CODE_VERSION, MixtureReport, build_mixture
@@ -52,7 +56,13 @@ LENGTH_COLUMNS = ("rows", "tokens", "p50", "p95", "max", "truncated_rows")
     owners=OWNERS,
     code_version=CODE_VERSION,
     check_specs=[
-        dg.AssetCheckSpec(name, asset="mixed_dataset", blocking=True, description=description)
+        dg.AssetCheckSpec(
+            name,
+            asset="mixed_dataset",
+            partitions_def=RECIPES,
+            blocking=True,
+            description=description,
+        )
         for name, description in CHECKS.items()
     ],
 )
@@ -65,6 +75,7 @@ def mixed_dataset(
     says which rows came and went since the build before, and why. The checks read the files again.
     """
     recipe = recipe_of_partition(context)
+    tag_run(context, _story_of_samples(context, recipe))
     with one_line_failures(), progress_bar(f"mixing {recipe}") as report_progress:
         config = project.config()
         storage = project.storage(config)
@@ -112,6 +123,26 @@ def mixed_dataset(
             for name, finding in findings.items()
         ],
     )
+
+
+def _story_of_samples(context: dg.AssetExecutionContext, recipe: str) -> dict[str, str]:
+    """The tags of the runs that sampled since the mixture before: what began this rebuild, and why."""
+    (last,) = _newest(context, context.asset_key, recipe) or (None,)
+    story = dict[str, list[str]]()
+    for source in SOURCE_NAMES:
+        for record in _newest(context, dg.AssetKey("source_sample"), source):
+            run = context.instance.get_run_by_id(record.run_id)
+            if run is not None and (last is None or record.storage_id > last.storage_id):
+                for name in {REBUILD_TAG, WHY_TAG}.intersection(run.tags):
+                    story.setdefault(name, []).append(run.tags[name])
+    return {name: "; ".join(dict.fromkeys(words)) for name, words in story.items()}
+
+
+def _newest(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey, partition: str
+) -> Sequence[dg.EventLogRecord]:
+    filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
+    return context.instance.fetch_materializations(filters, limit=1).records
 
 
 def _token_counter(config: Config, storage: Storage) -> tuple[RowLengths | None, str]:

@@ -13,6 +13,7 @@ from qwenft_assets.assets.reporting import (
     image,
     one_line_failures,
     record_table,
+    tag_run,
 )
 from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import GateRefusedError
@@ -30,7 +31,6 @@ from qwenft_assets.training.job import plan_training
 
 CODE_VERSION = "2"
 GATE = "release_gate"
-LONGEST_TAG = 400
 
 
 @dg.asset(
@@ -45,6 +45,7 @@ LONGEST_TAG = 400
         dg.AssetCheckSpec(
             GATE,
             asset="release",
+            partitions_def=RECIPES,
             blocking=True,
             description="Every rule of the release gate holds; its metadata says which do not, and "
             "by how much. After a refusal the champion stays and the run is red.",
@@ -85,11 +86,7 @@ def release(
     context.log.info("release %s: %s %s%s: %s", recipe, report.version, outcome, again, reasons)
     for what, words in outcome_of_rebuild.items():
         context.log.info("release %s: %s: %s", recipe, what.replace("_", " "), words)
-    # The list of runs shows tags, so that it reads as the story of the deployment.
-    context.instance.add_run_tags(
-        context.run_id,
-        {f"qwenft/{what}": words[:LONGEST_TAG] for what, words in outcome_of_rebuild.items()},
-    )
+    tag_run(context, {f"qwenft/{what}": words for what, words in outcome_of_rebuild.items()})
     check = dg.AssetCheckResult(
         check_name=GATE,
         passed=report.released,

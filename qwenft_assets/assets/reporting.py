@@ -16,6 +16,10 @@ from qwenft_assets.errors import QwenftError
 from qwenft_assets.rows import ROW_COLUMNS
 
 OWNERS = ["team:qwenft"]
+REBUILD_TAG = "qwenft/rebuild"
+"""The same for all runs of a rebuild that a schedule began: which one, and when."""
+WHY_TAG = "qwenft/why"
+LONGEST_TAG = 400
 MAX_INLINE_BYTES = 700
 """The web UI shows Markdown of up to 1,000 characters in place, and longer behind a link."""
 SHOWN_ROWS = 5
@@ -42,11 +46,21 @@ def one_line_failures() -> Iterator[None]:
         ) from error
 
 
+def tag_run(context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> None:
+    """Tag the present run, so that the list of runs reads as the story of the deployment.
+
+    A tag that the run was started with stays; an empty one is left out.
+    """
+    run = context.run
+    own = {n: v[:LONGEST_TAG] for n, v in tags.items() if v and n not in run.tags}
+    context.instance.add_run_tags(run.run_id, own)
+
+
 def _mark_as_cancelled() -> None:
     """Say that the present run is being cancelled, unless the UI's Terminate has said so."""
     with suppress(dg.DagsterInvariantViolationError):  # there is no run outside of one
         context = dg.AssetExecutionContext.get()
-        run = context.instance.get_run_by_id(context.run_id)
+        run = context.instance.get_run_by_id(context.run.run_id)
         if run is not None and run.status == dg.DagsterRunStatus.STARTED:
             context.instance.report_run_canceling(run)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from qwenft_assets.assets.reporting import (
     COLUMN_SCHEMA,
     OWNERS,
+    WHY_TAG,
     count_table,
     dropped_of,
     first_rows,
@@ -18,11 +19,15 @@ from qwenft_assets.assets.reporting import (
     in_context,
     one_line_failures,
     record_table,
+    tag_run,
 )
+from qwenft_assets.assets.upstream import observation, upstream_deps
 from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import also_logged, progress_bar
+from qwenft_assets.rebuilds.upstream import what_moved
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
+from qwenft_assets.storage.files import read_json
 
 SHOWN_HITS = 10
 
@@ -39,6 +44,7 @@ class SampleOpConfig(dg.Config):
 
 @dg.asset(
     partitions_def=SOURCES,
+    deps=upstream_deps(),
     # One run for all sources, each with metadata and a data version of its own: hence no single
     # output, but one materialization a partition.
     backfill_policy=dg.BackfillPolicy.single_run(),
@@ -50,7 +56,7 @@ class SampleOpConfig(dg.Config):
 )
 def source_sample(
     context: dg.AssetExecutionContext, config: SampleOpConfig, project: ProjectResource
-) -> Iterator[dg.AssetMaterialization]:
+) -> Iterator[dg.AssetObservation | dg.AssetMaterialization]:
     """Instruction rows of one source, each with its origin, licence and the rule that let it in.
 
     A sample depends on the upstream revision, the seed and the rules alone; unchanged, nothing is read
@@ -59,17 +65,23 @@ def source_sample(
     with one_line_failures():
         settings = project.config()
         storage = project.storage(settings)
+        why: list[str] = []
         for source in sources_of_partitions(context):
             title = f"sampling {source}"
             folder = storage.source_sample(source)
             with storage.working_on(makes=[folder]), progress_bar(title) as on_terminal:
+                before = read_json(folder / "manifest.json")
                 report_progress = also_logged(on_terminal, context.log.info, title)
                 report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest
             context.log.info(_summary(report))
+            if not report.reused:
+                why.append(f"{source}: {what_moved(before, manifest)}")
+                tag_run(context, {WHY_TAG: "; ".join(why)})
             if manifest["findings"]:
                 found = ", ".join(manifest["findings"])
                 context.log.warning("source_sample %s: personal data: %s", source, found)
+            yield observation(source, manifest["revision"])
             yield dg.AssetMaterialization(
                 asset_key=context.asset_key,
                 partition=source,

@@ -57,6 +57,7 @@ SHOWN_FIGURES = (
         dg.AssetCheckSpec(
             "loss_is_finite",
             asset="lora_adapter",
+            partitions_def=RECIPES,
             blocking=True,
             description="Every logged loss is a finite number.",
         )

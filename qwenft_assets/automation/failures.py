@@ -2,8 +2,8 @@
 
 import dagster as dg
 
-from qwenft_assets.automation.jobs import finetune_job, publish_job, sources_job
-from qwenft_assets.automation.requests import PARTITION_TAG, REBUILD_TAG, sampled_in
+from qwenft_assets.assets.reporting import REBUILD_TAG
+from qwenft_assets.automation.requests import job_of, partitions_of
 from qwenft_assets.config import RECIPE_NAMES, AutomationConfig
 from qwenft_assets.errors import QwenftError
 from qwenft_assets.rebuilds.notices import FailureNotice, notifiers, without_secrets
@@ -16,7 +16,6 @@ def make_failure_sensor(settings: AutomationConfig) -> dg.SensorDefinition:
     """The sensor that tells of failed runs; on from the start."""
 
     @dg.run_failure_sensor(
-        monitored_jobs=[sources_job, finetune_job, publish_job],
         minimum_interval_seconds=settings.follow_interval_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Tells of a failed run, once for each rebuild: in the log, and at the webhook whose "
@@ -48,8 +47,8 @@ def _tell(context: dg.RunFailureSensorContext, project: ProjectResource) -> dg.S
     except QwenftError as error:  # a broken config is told like any other failure
         variable, champion = "QWENFT_WEBHOOK_URL", f"unknown ({error})"
     notice = FailureNotice(
-        job=run.job_name,
-        partition=run.tags.get(PARTITION_TAG) or sampled_in(run) or "",
+        job=job_of(run),
+        partition=partitions_of(run),
         run_id=run.run_id,
         reason=without_secrets(" ".join(reason.split())),
         rebuild=rebuild,

@@ -6,7 +6,8 @@ from typing import Any
 
 import dagster as dg
 
-from qwenft_assets.automation.requests import PARTITION_TAG, REBUILD_TAG, WHY_TAG, sampled_in
+from qwenft_assets.assets.reporting import REBUILD_TAG, WHY_TAG
+from qwenft_assets.automation.requests import job_of, partitions_of
 
 SHOWN_RUNS = 8
 
@@ -43,8 +44,8 @@ def runs_report(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
     return [
         {
             "run_id": record.dagster_run.run_id,
-            "job": record.dagster_run.job_name,
-            "of": record.dagster_run.tags.get(PARTITION_TAG) or sampled_in(record.dagster_run),
+            "job": job_of(record.dagster_run),
+            "of": partitions_of(record.dagster_run),
             "status": record.dagster_run.status.value,
             "at": _iso(record.start_time) if record.start_time else None,
             "seconds": round(record.end_time - record.start_time, 1)

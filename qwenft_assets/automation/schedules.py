@@ -1,14 +1,17 @@
 """When each recipe is rebuilt if its inputs changed. Off until switched on.
 
+A tick looks at all that decides a recipe: upstream, settings, damaged files, what failed before. It
+requests the sampling; the mixture and what comes after it follow by automation condition.
 https://docs.dagster.io/guides/automate/schedules
 """
 
+from collections.abc import Sequence
+
 import dagster as dg
 
-from qwenft_assets.automation.confirmation import confirm_unchanged
 from qwenft_assets.automation.jobs import sources_job
 from qwenft_assets.automation.requests import run_under_way, sampling_requests
-from qwenft_assets.config import AutomationConfig, RecipeName
+from qwenft_assets.config import AutomationConfig, RecipeName, SourceName
 from qwenft_assets.rebuilds.standing import standing
 from qwenft_assets.rebuilds.upstream import sources_of_recipe, survey
 from qwenft_assets.resources import ProjectResource
@@ -54,21 +57,46 @@ def _tick(
     storage = project.storage(config)
     if recipe not in config.mixture.recipes:
         return dg.SkipReason(f"config {config.name} has no recipe {recipe}")
-    busy = run_under_way(context.instance, recipe)
+    sources = sources_of_recipe(config, recipe)
+    busy = run_under_way(context.instance, {recipe, *sources})
     if busy is not None:
-        return dg.SkipReason(f"{busy.job_name} {busy.run_id} is {busy.status.value}: not twice")
+        return dg.SkipReason(f"{busy}: not twice")
     storage.fetch_overview()
-    states = survey(config, sources_of_recipe(config, recipe), storage)
+    states = survey(config, sources, storage)
     changed = [state for state in states if state.change]
     why = "; ".join(str(state) for state in changed)
     if not changed:
         stands = standing(config, recipe, storage)
         equal = "; ".join(str(state) for state in states)
         if stands.due is None:
-            confirm_unchanged(context.instance, [state.source for state in states], recipe)
+            confirm_unchanged(context.instance, sources, recipe)
             return dg.SkipReason(f"nothing changed: {equal}; {stands}")
         why = f"no source changed, but {stands.due}"
         context.log.info("equal: %s; %s", equal, stands)
     when = context.scheduled_execution_time.strftime("%Y-%m-%dT%H:%M")
     # Where none changed, all of them: each says that it is unchanged, and the mixture follows.
-    return sampling_requests(changed or states, [recipe], f"rebuild_{recipe}/{when}", why)
+    return sampling_requests(changed or states, f"rebuild_{recipe}/{when}", why)
+
+
+def confirm_unchanged(
+    instance: dg.DagsterInstance, sources: Sequence[SourceName], recipe: RecipeName
+) -> None:
+    """Report samples and champion again, as they are, so that they do not count as overdue.
+
+    The same as a run that finds everything unchanged would leave, without the run.
+    """
+    for asset, partition in [*(("source_sample", name) for name in sources), ("release", recipe)]:
+        filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
+        for record in instance.fetch_materializations(filters, limit=1).records:
+            last = record.asset_materialization
+            if last is not None:
+                version = (last.tags or {}).get("dagster/data_version")
+                instance.report_runless_asset_event(
+                    dg.AssetMaterialization(
+                        asset_key=asset,
+                        partition=partition,
+                        description="looked at by a schedule: unchanged",
+                        metadata={**last.metadata, "unchanged": True},
+                        tags={"dagster/data_version": version} if version else {},
+                    )
+                )

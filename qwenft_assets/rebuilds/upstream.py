@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from qwenft_assets.config import SOURCE_NAMES, Config, HubSource, RecipeName, SourceName
 from qwenft_assets.errors import SourceError
@@ -71,8 +72,17 @@ def source_state(
         return SourceState(source, version, sampled, None, f"upstream cannot be asked: {error}")
     change = why_stale(config, source, manifest)
     if upstream != sampled:
-        change = f"revision {short(sampled)} became {short(upstream)}"
+        change = what_moved(manifest, {"revision": upstream})
     return SourceState(source, version, sampled, upstream, change)
+
+
+def what_moved(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> str:
+    """How the manifest of a sample differs from the one before it, such as by its revision."""
+    if before is None:
+        return "not sampled yet"
+    if before["revision"] == after["revision"]:
+        return "sampled with other settings, or further"
+    return f"revision {short(before['revision'])} became {short(after['revision'])}"
 
 
 def upstream_revision(

@@ -43,6 +43,7 @@ def test_a_leak_between_train_and_eval_stops_the_run_before_training(mixed):
     }
     check = checks["no_leakage"]
     assert check.blocking
+    assert check.partition == "small"
     assert check.metadata["leaked_rows"].value == 1
     assert check.metadata["first"].value == leaked
     assert "lora_adapter" not in steps_started(result)

@@ -4,23 +4,21 @@ from typing import Any
 
 import dagster as dg
 
-from qwenft_assets.automation.confirmation import confirm_unchanged
-from qwenft_assets.automation.requests import RECIPES_TAG
+from qwenft_assets.automation.schedules import confirm_unchanged
 from qwenft_assets.definitions import defs
 from qwenft_assets_tests.automation.ticks import SMALL, schedule_tick, stretches
 
 
-def test_everything_is_off_until_switched_on_but_what_follows_a_rebuild():
+def test_everything_is_off_until_switched_on_but_what_follows_it():
     repository = defs.get_repository_def()
     instigators = [*repository.schedule_defs, *repository.sensor_defs]
     on = {each.name for each in instigators if each.default_status.value == "RUNNING"}
-    assert on == {"continue_rebuild", "report_failure"}
+    assert on == {"automation_conditions", "report_failure"}
     assert {each.name for each in instigators} - on == {
         "rebuild_small",
         "rebuild_large",
         "local_reports_changed",
         "hub_revisions_changed",
-        "automation_conditions",
     }
     assert all(len(each.description or "") > 60 for each in instigators)
 
@@ -28,7 +26,7 @@ def test_everything_is_off_until_switched_on_but_what_follows_a_rebuild():
 def test_the_first_tick_samples_every_source_of_the_recipe_in_one_run(place):
     tick = schedule_tick(place)
     assert stretches(tick) == [("local_reports", "pubmedqa")]
-    assert tick.run_requests[0].tags[RECIPES_TAG] == "small"
+    assert tick.run_requests[0].tags["qwenft/rebuild"] == "rebuild_small/2026-11-30T03:00"
     assert stretches(schedule_tick(place, "rebuild_large")) == [
         ("local_reports", "stackexchange_biomed")
     ]
@@ -52,8 +50,8 @@ def test_a_missing_mixture_is_due_although_no_source_changed(place):
 
 def test_a_rebuild_under_way_is_not_started_twice(place):
     run = place.instance.create_run_for_job(
-        defs.resolve_job_def("sources_job"),
-        tags={RECIPES_TAG: "small"},
+        defs.resolve_job_def("finetune_job"),
+        tags={"dagster/partition": "small"},
         status=dg.DagsterRunStatus.STARTED,
     )
     tick = schedule_tick(place)

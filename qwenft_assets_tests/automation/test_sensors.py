@@ -1,63 +1,46 @@
-"""Single ticks of the sensors: what they request, and what they say when they do not."""
+"""Single ticks of the sensors: what they observe, and what they say when they do not."""
 
 import json
 import shutil
 from typing import Any
 
-import dagster as dg
 import pytest
+from dagster._core.definitions.observe import observe
 from huggingface_hub import constants
 
-from qwenft_assets.automation.requests import REBUILD_TAG, RECIPES_TAG
-from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.definitions import defs
-from qwenft_assets_tests.automation.ticks import RESOURCES, sensor_tick, stretches
+from qwenft_assets.assets.upstream import dataset_commits, reports_file
+from qwenft_assets.config import PROJECT_ROOT, SOURCE_NAMES
+from qwenft_assets.sources.registry import repositories
+from qwenft_assets.storage.files import sha256_of_file
+from qwenft_assets_tests.automation.ticks import RESOURCES, sensor_tick
 from qwenft_assets_tests.automation.weeks import SLIMORCA, add_rows
 from qwenft_assets_tests.loopback_hub import loopback_hub
 
 
-def test_the_reports_sensor_asks_once_for_each_revision(place):
+def observed(tick):
+    """Partition to data version of what a tick observed; a tick of these sensors starts no run."""
+    assert tick.run_requests == []
+    return {event.partition: event.tags["dagster/data_version"] for event in tick.asset_events}
+
+
+def test_the_reports_sensor_observes_each_revision_once(place):
     first = sensor_tick(place, "local_reports_changed")
-    assert "the first build is started by rebuild_small" in first.skip_message
+    assert "local_reports: not sampled yet" in first.skip_message
+    assert observed(first) == {}
     place.sample("local_reports")
-    assert "unchanged: local_reports " in sensor_tick(place, "local_reports_changed").skip_message
+    known = sensor_tick(place, "local_reports_changed")
+    assert "unchanged: local_reports " in known.skip_message
     rows = json.loads(place.reports.read_text("utf-8"))
     place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
-    tick = sensor_tick(place, "local_reports_changed")
-    assert stretches(tick) == [("local_reports", "local_reports")]
-    assert tick.run_requests[0].tags[RECIPES_TAG] == "small"
+    tick = sensor_tick(place, "local_reports_changed", known.cursor)
+    assert observed(tick) == {"local_reports": sha256_of_file(place.reports)}
+    assert [event.asset_key.to_user_string() for event in tick.asset_events] == ["reports_file"]
+    assert "observed: local_reports: revision " in tick.skip_message
     again = sensor_tick(place, "local_reports_changed", tick.cursor)
-    assert again.run_requests == []
-    assert "requested before" in again.skip_message
+    assert observed(again) == {}
 
 
-def test_a_sensor_waits_for_a_rebuild_under_way_and_asks_then(place):
-    place.sample("local_reports")
-    rows = json.loads(place.reports.read_text("utf-8"))
-    place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
-    run = place.instance.create_run_for_job(
-        defs.resolve_job_def("finetune_job"),
-        tags={"dagster/partition": "small"},
-        status=dg.DagsterRunStatus.STARTED,
-    )
-    waiting = sensor_tick(place, "local_reports_changed")
-    assert waiting.run_requests == []
-    assert f"waits for finetune_job {run.run_id}" in waiting.skip_message
-    place.instance.report_run_canceled(run)
-    asked = sensor_tick(place, "local_reports_changed", waiting.cursor)
-    assert stretches(asked) == [("local_reports", "local_reports")]
-
-
-def test_a_sensor_rebuilds_large_only_where_the_config_names_it(place):
-    place.sample("local_reports")
-    place.write_config("automation: {recipes: [small, large]}")
-    rows = json.loads(place.reports.read_text("utf-8"))
-    place.reports.write_text(json.dumps(rows[1:]), encoding="utf-8")
-    tick = sensor_tick(place, "local_reports_changed")
-    assert tick.run_requests[0].tags[RECIPES_TAG] == "small,large"
-
-
-def test_a_missing_reports_file_is_told_and_starts_nothing(place):
+def test_a_missing_reports_file_is_reported_and_starts_nothing(place):
     place.sample("local_reports")
     place.reports.unlink()
     tick = sensor_tick(place, "local_reports_changed")
@@ -79,56 +62,6 @@ def test_the_hub_sensor_asks_nobody_without_a_hub(place, monkeypatch, origin, of
     assert words in sensor_tick(place, "hub_revisions_changed").skip_message
 
 
-def finished(place, stretch, status=dg.DagsterRunStatus.SUCCESS, wanted="2"):
-    return place.instance.create_run_for_job(
-        defs.resolve_job_def("sources_job"),
-        tags={
-            REBUILD_TAG: "rebuild_small/2026-11-30T03:00",
-            RECIPES_TAG: "small",
-            "qwenft/sampling_runs": wanted,
-            "qwenft/why": "because",
-            "dagster/asset_partition_range_start": stretch,
-            "dagster/asset_partition_range_end": stretch,
-        },
-        status=status,
-    )
-
-
-def followed(place, run) -> Any:
-    repository = defs.get_repository_def()
-    sensor: Any = repository.get_sensor_def("continue_rebuild")
-    event = dg.DagsterEvent(
-        event_type_value="PIPELINE_SUCCESS", job_name="sources_job", message="done"
-    )
-    context = dg.build_run_status_sensor_context(
-        sensor_name="continue_rebuild",
-        dagster_event=event,
-        dagster_instance=place.instance,
-        dagster_run=run,
-        repository_def=repository,
-        resources=RESOURCES,
-    )
-    return sensor(context)
-
-
-def test_the_mixture_follows_when_all_sources_are_sampled(place):
-    first = finished(place, "local_reports")
-    assert "1 of 2 sampling runs are there" in followed(place, first).skip_message
-    failed = finished(place, "pubmedqa", dg.DagsterRunStatus.FAILURE)
-    assert "samples pubmedqa is FAILURE" in followed(place, first).skip_message
-    again = finished(place, "pubmedqa")
-    (request,) = followed(place, again)
-    assert request.job_name == "finetune_job"
-    assert request.partition_key == "small"
-    assert request.tags[REBUILD_TAG] == failed.tags[REBUILD_TAG]
-    assert request.run_key == "rebuild_small/2026-11-30T03:00/finetune_job/small"
-
-
-def test_a_run_by_hand_is_followed_by_nothing(place):
-    run = place.instance.create_run_for_job(defs.resolve_job_def("sources_job"))
-    assert "no part of a rebuild" in followed(place, run).skip_message
-
-
 @pytest.fixture
 def upstream(place, monkeypatch):
     """A loopback Hub that the client in this process asks."""
@@ -143,7 +76,7 @@ def upstream(place, monkeypatch):
         yield hub
 
 
-def test_the_hub_sensor_asks_each_repository_once_and_starts_what_moved(place, upstream):
+def test_the_hub_sensor_asks_each_repository_once_and_observes_what_moved(place, upstream):
     place.sample("slimorca", "pubmedqa", "stackexchange_ai")
     upstream.requests.clear()
     quiet = sensor_tick(place, "hub_revisions_changed")
@@ -154,10 +87,25 @@ def test_the_hub_sensor_asks_each_repository_once_and_starts_what_moved(place, u
         "GET /api/datasets/qiaojin/PubMedQA",
     ]
     add_rows(upstream.folder / SLIMORCA, "the planet on which it rains diamonds", rows=1)
-    moved = sensor_tick(place, "hub_revisions_changed")
-    assert stretches(moved) == [("slimorca", "slimorca")]
+    moved = sensor_tick(place, "hub_revisions_changed", quiet.cursor)
+    assert list(observed(moved)) == ["slimorca"]
     again = sensor_tick(place, "hub_revisions_changed", moved.cursor)
-    assert "requested before" in again.skip_message
+    assert observed(again) == {}
+
+
+def test_observing_by_hand_asks_each_repository_once(place, upstream):
+    seen = dict[str, str]()
+    for asset in (dataset_commits, reports_file):
+        result = observe([asset], instance=place.instance, resources=RESOURCES)
+        for event in result.get_asset_observation_events():
+            data: Any = event.event_specific_data
+            found = data.asset_observation
+            seen[found.partition] = found.tags["dagster/data_version"]
+    assert set(seen) == set(SOURCE_NAMES)
+    assert seen["local_reports"] == sha256_of_file(place.reports)
+    assert len([r for r in upstream.requests if "/api/datasets/" in str(r)]) == len(
+        set(repositories().values())
+    )
 
 
 def test_the_hub_sensor_starts_nothing_while_the_hub_is_down(place, upstream):
@@ -167,15 +115,3 @@ def test_the_hub_sensor_starts_nothing_while_the_hub_is_down(place, upstream):
     assert tick.run_requests == []
     assert "slimorca: upstream cannot be asked: " in tick.skip_message
     assert "failed after 2 attempts" in tick.skip_message
-
-
-def test_a_release_is_published_where_the_config_says_so(place):
-    run = place.instance.create_run_for_job(
-        defs.resolve_job_def("finetune_job"),
-        tags={REBUILD_TAG: "rebuild_small/2026-11-30T03:00", "dagster/partition": "small"},
-        status=dg.DagsterRunStatus.SUCCESS,
-    )
-    assert "publishing.target is null" in followed(place, run).skip_message
-    place.write_config(f'publishing: {{target: folder, folder: "{place.folder}"}}')
-    (request,) = followed(place, run)
-    assert (request.job_name, request.partition_key) == ("publish_job", "small")

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from qwenft_assets.automation.requests import job_of, partitions_of
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets_tests.automation.daemon import Daemon, daemon
 from qwenft_assets_tests.automation.weeks import (
@@ -63,7 +64,7 @@ class Week:
 
     @property
     def jobs(self) -> list[tuple[str, str]]:
-        return [(run.job_name, run.status.value) for run in self.runs]
+        return [(job_of(run), run.status.value) for run in self.runs]
 
 
 class Deployed:
@@ -201,7 +202,9 @@ def test_week_3_samples_only_the_source_that_moved_then_mixes_to_release(story):
     tags = week.runs[0].tags
     assert tags["dagster/asset_partition_range_start"] == "slimorca"
     assert tags["dagster/asset_partition_range_end"] == "slimorca"
-    assert "slimorca: revision " in week.runs[1].tags["qwenft/why"]
+    assert week.runs[1].tags["qwenft/rebuild"] == tags["qwenft/rebuild"]
+    assert week.runs[1].tags["qwenft/why"] == tags["qwenft/why"]
+    assert "slimorca: revision " in tags["qwenft/why"]
     assert re.match(
         r"slimorca: \d+ added \(upstream\), \d+ removed", week.runs[1].tags["qwenft/what_changed"]
     )
@@ -210,8 +213,10 @@ def test_week_3_samples_only_the_source_that_moved_then_mixes_to_release(story):
 
 def test_week_4_the_sensor_starts_a_rebuild_when_the_reports_are_edited(story):
     week = story.weeks[3]
-    assert week.runs[0].tags["qwenft/rebuild"].startswith("local_reports_changed/")
-    assert week.runs[0].tags["dagster/asset_partition_range_end"] == "local_reports"
+    assert week.jobs == REBUILT
+    assert [run.tags["dagster/sensor_name"] for run in week.runs] == ["automation_conditions"] * 2
+    assert [partitions_of(run) for run in week.runs] == ["local_reports", "small"]
+    assert all("local_reports: revision " in run.tags["qwenft/why"] for run in week.runs)
     assert re.match(
         r"local_reports: \d+ added \(upstream\)", week.runs[1].tags["qwenft/what_changed"]
     )

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.scheduler.instigation import TickStatus
 
-from qwenft_assets.automation.requests import REBUILD_TAG, sampled_in
+from qwenft_assets.automation.requests import job_of, partitions_of
 from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.loopback_hub import LoopbackHub
@@ -101,15 +101,15 @@ def table(rows: list[tuple[str, dg.DagsterRun]]) -> str:
     lines = []
     for week, run in rows:
         tags = run.tags
-        what = sampled_in(run) if run.job_name == "sources_job" else tags["dagster/partition"]
         story = [f"why: {tags['qwenft/why']}"] if "qwenft/why" in tags else []
         story += [
             f"{name.replace('_', ' ')}: {tags[f'qwenft/{name}']}"
             for name in ("what_changed", "what_it_bought")
             if f"qwenft/{name}" in tags
         ]
-        started_by = tags.get(REBUILD_TAG, "").split("/")[0]
-        lines.append(f"{week:<7}{started_by:<22}{run.job_name:<13}{what:<24}{run.status.value}")
+        started_by = tags.get("dagster/schedule_name") or tags.get("dagster/sensor_name") or ""
+        what = f"{job_of(run):<13}{partitions_of(run):<24}"
+        lines.append(f"{week:<7}{started_by:<22}{what}{run.status.value}")
         lines += [f"{'':<7}  {line}" for line in story]
     return "\n".join(lines)
 
