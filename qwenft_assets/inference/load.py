@@ -8,14 +8,13 @@ from typing import Any, Literal
 
 from qwenft_assets.config import Config, DecodingConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError
-from qwenft_assets.inference.acceleration import (
-    decoding_allows,
+from qwenft_assets.inference.decoder import (
+    Decoder,
     dequantized,
     fast_decoder,
     merged,
     room_for_merging,
 )
-from qwenft_assets.inference.decoder import Decoder
 from qwenft_assets.inference.generate import AnsweringModel, context_tokens
 from qwenft_assets.model.base import BaseModelRef, fetch_base_model, find_base_model
 from qwenft_assets.model.device import Device
@@ -180,7 +179,7 @@ def answering_model(
     tell(f"loading {name}")
     model = load_base(base_folder, weights, device)
     window_tokens = context_tokens(model, decoding)
-    fast = decoding_allows(decoding, device) and room_for_merging(model, window_tokens)
+    fast = decoding.compile and device == "cuda" and room_for_merging(model, window_tokens)
     if fast:
         model = dequantized(model)
     if adapter_folder is not None:

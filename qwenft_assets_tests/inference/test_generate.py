@@ -7,8 +7,7 @@ import pytest
 
 from qwenft_assets.config import DecodingConfig
 from qwenft_assets.errors import PromptError
-from qwenft_assets.inference.acceleration import use_grouped_attention
-from qwenft_assets.inference.decoder import Decoder
+from qwenft_assets.inference.decoder import Decoder, use_grouped_attention
 from qwenft_assets.inference.generate import AnsweringModel, answer_batch, generation_options
 from qwenft_assets.text.chatml import END_OF_TEXT, TURN_END, TURN_START, render_prompt
 from qwenft_assets_tests.tiny_model import write_tiny_model
