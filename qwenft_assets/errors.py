@@ -1,8 +1,8 @@
-"""Every mistake that a user can mend, as one tree.
+"""All errors that a user can fix, as one tree.
 
 QwenftError
 ├── ConfigError        a setting, or the file it stands in
-├── StorageError       the storage root: cannot be written, is full, holds half a thing
+├── StorageError       the storage root: cannot be written, is full, holds damaged files
 ├── SourceError        an upstream file: missing, broken, empty, of another schema
 ├── MixtureError       too few rows, a source not yet sampled
 ├── BaseModelError     the base model cannot be found or read
@@ -23,7 +23,7 @@ A message is one line: what, where, how to fix. The command line prints it and e
 
 
 class QwenftError(Exception):
-    """A mistake the user can mend; the message says what, where and how."""
+    """An error the user can fix; the message says what, where and how."""
 
 
 class ConfigError(QwenftError):
@@ -59,7 +59,7 @@ class TrainingError(QwenftError):
 
 
 class EvaluationError(QwenftError):
-    """The evaluation could not produce a figure that means something."""
+    """The evaluation could not produce a meaningful figure."""
 
 
 class AdapterError(QwenftError):

@@ -24,20 +24,20 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class ReportProgress(Protocol):
-    """What long-running functions call: how far they are, and a word about it."""
+    """Long-running functions call it to report their progress."""
 
     def __call__(self, done: float, total: int, note: str = "") -> None:
-        """Say that `done` of `total` units are finished; 0: nobody knows how many there are."""
+        """Report that `done` of `total` units are finished; a total of 0 is unknown."""
         ...
 
 
 def no_progress(done: float, total: int, note: str = "") -> None:
-    """The default: nobody is watching."""
+    """The default: drops the report."""
 
 
 @contextmanager
 def progress_bar(title: str, *, shown: bool = True) -> Iterator[ReportProgress]:
-    """A reporter that draws a bar called `title`, or writes lines; or says nothing at all."""
+    """A reporter that draws a bar called `title`, or writes lines; silent if not shown."""
     if not shown:
         yield no_progress
         return
@@ -64,7 +64,7 @@ def progress_bar(title: str, *, shown: bool = True) -> Iterator[ReportProgress]:
 def also_logged(
     report_progress: ReportProgress, log: Callable[[str], None], title: str
 ) -> ReportProgress:
-    """The same reporter, which also writes a line to a run's log every few seconds."""
+    """A reporter that also writes a line to a run's log every few seconds."""
     last_line = time.monotonic()
 
     def report(done: float, total: int, note: str = "") -> None:

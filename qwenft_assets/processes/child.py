@@ -4,12 +4,12 @@ Training and evaluation run in a process of their own, so that torch never enter
 and GPU memory always comes back. `dagster_pipes` is a single file without dependencies: importing it
 does not import dagster.
 
-A worker ends when it is asked to, or when its parent is gone, even by kill -9: at once, or, where it
-can go on later, after saving what it has. A watching thread ends it where that takes too long.
+A worker ends when it is asked to, or when its parent dies, even by kill -9: at once, or after saving its
+state if the job can be resumed. A watching thread ends a worker that takes too long.
 
-Where several processes do one job (launching/), the first of them speaks for all; another one speaks only
-of what stops it. A process that has told why it ends does so with a code of its own, so that whoever
-started them ends the others.
+Of several processes that do one job, only the first reports log and result; the others report nothing but
+the error that ends them. A process that has reported its error exits with EXIT_REPORTED, so that the
+launcher ends the others.
 """
 
 import ctypes
@@ -35,12 +35,12 @@ from pydantic import BaseModel
 from qwenft_assets.errors import QwenftError
 
 EXIT_INTERRUPTED = 143
-EXIT_TOLD = 4
-"""Of one process among several: its error is among the messages."""
+EXIT_REPORTED = 4
+"""Exit code of one process among several whose error is among the messages."""
 SECONDS_TO_STOP = 20.0
-"""What a worker may take to save its state once it was asked to stop."""
+"""How long a worker may take to save its state after it was asked to stop."""
 PARENT_VARIABLE = "QWENFT_PARENT_PID"
-"""Names the process that started this one, which holds the other end of standard input open."""
+"""Environment variable: id of the parent process, which holds the other end of standard input open."""
 _PR_SET_PDEATHSIG = 1
 
 Job = TypeVar("Job", bound=BaseModel)
@@ -79,11 +79,11 @@ def run_job(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> 
         else:
             pipes.report_custom_message({"result": result})
     if problem and "RANK" in os.environ:
-        sys.exit(EXIT_TOLD)
+        sys.exit(EXIT_REPORTED)
 
 
 def _run_beside_the_first(job_type: type[Job], work: Callable[[Job, Log], dict[str, Any]]) -> None:
-    """The same job, in silence: the parent would take a second greeting for an error."""
+    """Run the same job without opening Pipes: the parent would take a second opening for an error."""
     parameters = PipesEnvVarParamsLoader()
     with PipesDefaultContextLoader().load_context(parameters.load_context_params()) as context:
         job = job_type.model_validate((context["extras"] or {})["job"])
@@ -98,7 +98,7 @@ def _run_beside_the_first(job_type: type[Job], work: Callable[[Job, Log], dict[s
                     "params": {"payload": _as_message(error)},
                 }
             )
-        sys.exit(EXIT_TOLD)
+        sys.exit(EXIT_REPORTED)
 
 
 def _as_message(error: QwenftError) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _as_message(error: QwenftError) -> dict[str, Any]:
 
 
 def say_nothing(line: str) -> None:
-    """The log of a process that is not the first."""
+    """Log of a process that is not the first: drops the line."""
 
 
 def stop_requested() -> bool:
@@ -115,7 +115,7 @@ def stop_requested() -> bool:
 
 
 def request_stop() -> None:
-    """As a signal would, from any thread; a process that may end at any moment ends here."""
+    """Do what a stop signal does, from any thread; outside `stopping_between_steps` the process ends."""
     _Stop.requested = True
     if not _Stop.deferred:
         os._exit(EXIT_INTERRUPTED)
@@ -123,7 +123,7 @@ def request_stop() -> None:
 
 @contextmanager
 def stopping_between_steps() -> Iterator[None]:
-    """Inside, a request to stop waits for the caller, who looks at `stop_requested()`."""
+    """Inside the block a request to stop only sets `stop_requested()`, which the caller checks."""
     _Stop.deferred = True
     try:
         yield
@@ -132,19 +132,19 @@ def stopping_between_steps() -> Iterator[None]:
 
 
 def stop() -> NoReturn:
-    """End this process as one that was asked to."""
+    """End this process with the exit code of a requested stop."""
     sys.exit(EXIT_INTERRUPTED)
 
 
 def end_with_parent() -> None:
-    """Have this process sent SIGTERM when the one that started it dies; end at once if it has."""
+    """Get SIGTERM when the parent process dies; end at once if it is already dead."""
     parent = os.environ.get(PARENT_VARIABLE)
     if parent:
         end_with(int(parent))
 
 
 def end_with(parent: int) -> None:
-    """The same for the process `parent`, which must have started this one."""
+    """Do the same for the process `parent`, which must have started this one."""
     if sys.platform == "linux":  # also where the parent's end of the pipe was inherited
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent:  # it died before the request stood

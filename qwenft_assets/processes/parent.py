@@ -11,7 +11,7 @@ from qwenft_assets.config import LauncherConfig
 from qwenft_assets.errors import WorkerError
 from qwenft_assets.processes.child import (
     EXIT_INTERRUPTED,
-    EXIT_TOLD,
+    EXIT_REPORTED,
     PARENT_VARIABLE,
     SECONDS_TO_STOP,
 )
@@ -22,7 +22,7 @@ EXIT_KILLED = 137
 
 
 def command_of(module: str, launcher: LauncherConfig) -> list[str]:
-    """What runs a worker module as the launcher says."""
+    """The command that runs a worker module with a launcher."""
     python = [sys.executable, "-m"]
     if launcher.kind == "ray":
         return [*python, "qwenft_assets.processes.ray_job", module, launcher.model_dump_json()]
@@ -37,12 +37,12 @@ class WorkerProcess:
     def __init__(
         self, module: str, environment: Mapping[str, str], launcher: LauncherConfig
     ) -> None:
-        """Start `python -m module`, or what starts several of it.
+        """Start `python -m module`, or a launcher that starts several of it.
 
         Args:
             module: Calls `child_process.run_job`.
-            environment: Added to that of this process.
-            launcher: One process, or several.
+            environment: Variables to add to those of this process.
+            launcher: How many processes, started by what.
         """
         self.module = module
         self._process = subprocess.Popen(  # noqa: S603
@@ -53,9 +53,9 @@ class WorkerProcess:
         )
 
     def wait(self) -> None:
-        """Wait until it ends; an exception meanwhile stops it before it goes on.
+        """Wait for the worker to end; an exception in between stops it first.
 
-        Its result, or the mistake of the user that ended it, is among its messages.
+        Its result, or the user's mistake that ended it, is among its messages.
 
         Raises:
             WorkerError: The system killed it, or somebody stopped it.
@@ -78,7 +78,7 @@ class WorkerProcess:
                 f"{self.module} was stopped by a signal. Run the same command again: it goes "
                 "on from its last checkpoint."
             )
-        if code not in {0, EXIT_TOLD}:
+        if code not in {0, EXIT_REPORTED}:
             raise RuntimeError(f"{self.module} failed with code {code}; its traceback is above")
 
     def _stop(self) -> None:
@@ -87,7 +87,7 @@ class WorkerProcess:
                 self._process.terminate()
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(timeout=SECONDS_TO_STOP + SECONDS_BEYOND)
-        finally:  # also when a second request to stop comes meanwhile
+        finally:  # also if a second request to stop comes in between
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)  # what it started, too
             self._process.wait()

@@ -1,8 +1,8 @@
-"""The processes that do one job together: which of them this is, and what they tell each other.
+"""The processes that do one job together: the rank of this one, and collective operations.
 
-They are started by torchrun.py or by Ray Train, and accelerate carries what they exchange. All take the
-same steps over the same rows and hold the same adapter; the first one alone writes, logs and publishes.
-One process by itself meets none of this.
+torchrun.py or Ray Train starts them; accelerate carries their messages. All of them take the same steps
+over the same rows and hold the same adapter; only the first writes, logs and publishes. For a single
+process every operation is the identity.
 """
 
 import os
@@ -16,34 +16,34 @@ if TYPE_CHECKING:
     import torch
 
 PATIENCE = timedelta(days=7)
-"""How long one waits for another, which may be fetching a model or waiting for a lock. A process that
-died is not waited for: whoever started them ends the rest."""
+"""How long one process waits for another, which may be downloading a model or waiting for a lock. Nobody
+waits for a process that died: the launcher ends the others."""
 
 Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """One process among `size` that do the same job."""
+    """One of `size` processes that do the same job."""
 
     rank: int = 0
     size: int = 1
 
     @property
     def is_main_process(self) -> bool:
-        """Whether this one writes, logs and publishes."""
+        """Whether this process writes, logs and publishes."""
         return self.rank == 0
 
     def share(self, lengths: Sequence[int]) -> list[int]:
-        """Indices of the rows that are this process's, in their order; of all rows if it is alone.
+        """Indices of this process's rows, ascending; all rows if it is the only process.
 
         Args:
-            lengths: Of the rows, in tokens.
+            lengths: Tokens of each row.
         """
         return shares(lengths, self.size)[self.rank]
 
     def sum(self, tensor: "torch.Tensor") -> "torch.Tensor":
-        """The sum of everyone's tensor, the same to the last bit everywhere."""
+        """The sum of a tensor over all processes, the same to the last bit on each."""
         if self.size == 1:
             return tensor
         from accelerate.utils import reduce
@@ -52,7 +52,7 @@ class Ranks:
         return summed
 
     def sum_numbers(self, *numbers: float) -> list[float]:
-        """Sums of everyone's numbers; exchanged on the CPU, so that no GPU is waited for."""
+        """Sums of numbers over all processes, exchanged on the CPU without waiting for a GPU."""
         if self.size == 1:
             return list(numbers)
         import torch
@@ -60,17 +60,17 @@ class Ranks:
         return self.sum(torch.tensor(numbers, dtype=torch.float64)).tolist()
 
     def any(self, *flags: bool) -> list[bool]:
-        """For each flag whether anyone has set it."""
+        """For each flag, whether any process has set it."""
         return [number > 0 for number in self.sum_numbers(*(float(flag) for flag in flags))]
 
     def largest(self, number: int) -> int:
-        """The largest of everyone's numbers."""
+        """The largest value of a number over all processes."""
         mine = [0] * self.size
         mine[self.rank] = number
         return int(max(self.sum_numbers(*mine)))
 
     def gather(self, items: Sequence[Value]) -> list[Value]:
-        """Everyone's items, those of the first process first."""
+        """The items of all processes, in order of rank."""
         if self.size == 1:
             return list(items)
         from accelerate.utils import gather_object
@@ -79,7 +79,7 @@ class Ranks:
         return found
 
     def broadcast(self, value: Value) -> Value:
-        """The first process's value; what the others give is not looked at."""
+        """The first process's value; the others' values are ignored."""
         if self.size == 1:
             return value
         from accelerate.utils import broadcast_object_list
@@ -89,7 +89,7 @@ class Ranks:
         return values[0]
 
     def barrier(self) -> None:
-        """Wait until everyone is here."""
+        """Wait until every process has reached this point."""
         if self.size > 1:
             from accelerate import PartialState
 
@@ -97,7 +97,7 @@ class Ranks:
 
     @contextmanager
     def main_process_first(self) -> Iterator[None]:
-        """The block, by the first process, and then by the others, which find what it made."""
+        """Run the block in the first process, then in the others, which find what it made."""
         if self.size == 1:
             yield
             return
@@ -111,12 +111,12 @@ ALONE = Ranks()
 
 
 def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
-    """Rows over processes so that each has about as many tokens: longest first, to whom has least.
+    """Divide rows among processes by tokens: longest first, each to the process with the fewest.
 
-    At most 4/3 - 1/(3 size) times the smallest largest share (Graham, 1969); the same everywhere.
+    The largest share is at most 4/3 - 1/(3 size) times the best possible one (Graham, 1969).
 
     Returns:
-        Indices for each process, each in the order of the rows; some are empty where rows are few.
+        Ascending row indices for each process; empty for some if there are too few rows.
     """
     chosen: list[list[int]] = [[] for _ in range(size)]
     tokens = [0] * size
@@ -129,7 +129,7 @@ def shares(lengths: Sequence[int], size: int) -> list[list[int]]:
 
 @contextmanager
 def process_group(device: str) -> Iterator[Ranks]:
-    """The processes that were started with this one; it alone where nobody started others.
+    """This process's ranks; ALONE if it was started by itself.
 
     Args:
         device: `cuda` or `cpu`.
@@ -142,13 +142,13 @@ def process_group(device: str) -> Iterator[Ranks]:
 
     ours = not torch.distributed.is_initialized()
     if ours:
-        # On the CPU as well in any case: small things go there, past what the GPU still has to do.
+        # The CPU in any case: small messages go there, past what the GPU still has to do.
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         torch.distributed.init_process_group(backend, timeout=PATIENCE)
     state = PartialState(cpu=device != "cuda")
     if device != "cuda":
-        # accelerate says cpu:0, which to torch is another place: models are copied there, and the
-        # state of an optimizer cannot be read back.
+        # accelerate says cpu:0, which torch takes for another device: models would be copied there,
+        # and an optimizer's state could not be read back.
         state.device = torch.device("cpu")
     yield Ranks(state.process_index, state.num_processes)
     state.wait_for_everyone()

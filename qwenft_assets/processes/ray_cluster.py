@@ -1,4 +1,4 @@
-"""A Ray cluster for the length of a step: one that runs, or one of this machine alone."""
+"""A Ray cluster for one step: an existing one, or one on this machine only."""
 
 import logging
 import math
@@ -12,22 +12,22 @@ from qwenft_assets.config import LauncherConfig
 from qwenft_assets.errors import ConfigError, WorkerError
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Of a cluster of one's own: artifacts go through the storage root, not through Ray."""
+"""Of a cluster on this machine: artifacts go through the storage root, not through Ray."""
 PASSED_ON = ("QWENFT_", "HF_")
-"""Beginnings of the environment variables that a cluster's processes need, too."""
+"""Prefixes of the environment variables that the cluster's processes need as well."""
 PLACES = ("_STAGE", "_HOME", "_CACHE", "_PATH")
-"""Ends of those that name a place on the disk of this machine."""
+"""Suffixes of those that name a place on the disk of this machine."""
 
 
 @contextmanager
 def connected(launcher: LauncherConfig, *, own_disks: bool = False) -> Iterator[None]:
-    """Inside, this process is a driver of the cluster; afterwards its tasks and actors are gone.
+    """Inside the block this process is a driver of the cluster; its tasks and actors end with the block.
 
-    Where it is one already, it stays that, so that who reads several sources pays the start once.
+    A process that is a driver already stays one, so that a step with several blocks can start Ray once.
 
     Args:
-        launcher: Which cluster.
-        own_disks: Its machines may share no disk with this one.
+        launcher: Names the cluster.
+        own_disks: Whether its machines may have disks of their own.
 
     Raises:
         ConfigError: Ray is not installed.
@@ -53,7 +53,7 @@ def connected(launcher: LauncherConfig, *, own_disks: bool = False) -> Iterator[
 
 
 def passed_on(environment: Mapping[str, str], *, own_disks: bool) -> dict[str, str]:
-    """What of this process's environment those of the cluster are given."""
+    """The environment variables of this process that the cluster's processes get."""
     kept = PLACES if own_disks else ()
     return {
         name: value
@@ -64,7 +64,7 @@ def passed_on(environment: Mapping[str, str], *, own_disks: bool) -> dict[str, s
 
 @contextmanager
 def _own_signal_handlers() -> Iterator[None]:
-    """Keep those of this process: Ray puts its own in their place, which ends it at once."""
+    """Keep this process's signal handlers: those of Ray would end it at once."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.getsignal(number) for number in numbers}
     try:

@@ -1,8 +1,8 @@
 """Several processes of a worker on this machine: `python -m qwenft_assets.processes.torchrun MODULE N`.
 
 torch's elastic agent, the engine of `torchrun` and `accelerate launch`, starts and watches them: when
-one of them dies, it ends the others. Here it also ends with its own parent, and its exit code is that
-of the process that failed.
+one of them dies, it ends the others. This launcher also ends when its parent does, and exits with the
+code of the process that failed.
 """
 
 import logging
@@ -24,9 +24,9 @@ SECONDS_BEYOND = 2
 
 
 def launch(module: str, processes: int) -> NoReturn:
-    """Run `python -m module` so many times, and end as they end."""
+    """Run `processes` copies of `python -m module`, and exit as they do."""
     end_with_parent()
-    os.environ[PARENT_VARIABLE] = str(os.getpid())  # theirs is this one
+    os.environ[PARENT_VARIABLE] = str(os.getpid())  # the parent of the processes
     os.environ.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // processes, 1)))
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -57,14 +57,14 @@ def launch(module: str, processes: int) -> NoReturn:
 
 
 def first_cause(codes: list[int]) -> int:
-    """Of the exit codes of processes that failed together, the one that explains the others.
+    """The exit code that explains the others when several processes failed together.
 
-    A process that loses another in mid-step fails as well, with a traceback and 1: what was killed, or
-    has told why it ends, comes first.
+    A process that loses another in mid-step fails as well, with a traceback and 1. So a process that was
+    killed, or has reported its error, comes first.
     """
     by_signal = [128 - code for code in codes if code < 0 and -code != signal.SIGTERM]
-    told = [code for code in codes if code > 1]
-    return [*by_signal, *told, EXIT_INTERRUPTED if min(codes) < 0 else 1][0]
+    reported = [code for code in codes if code > 1]
+    return [*by_signal, *reported, EXIT_INTERRUPTED if min(codes) < 0 else 1][0]
 
 
 if __name__ == "__main__":

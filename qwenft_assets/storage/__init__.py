@@ -1,1 +1,1 @@
-"""Where artifacts live: paths, atomic writes, hashes, locks, and the stage of a remote root."""
+"""Where artifacts live: paths, atomic writes, hashes, locks, and object stores."""

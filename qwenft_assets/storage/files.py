@@ -42,7 +42,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _not_written(path, error) from error
     finally:
-        # Where the write failed, this may fail for the same reason, which is told already.
+        # If the write failed, this may fail for the same reason, which is reported already.
         with suppress(OSError):
             part.unlink(missing_ok=True)
 
@@ -81,7 +81,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def recover(root: Path) -> None:
-    """Mend what killed processes left: put folders back that stood aside, remove half of writes."""
+    """Repair what killed processes left: put back folders set aside, remove unfinished writes."""
     for left in root.rglob(".*.aside"):
         original = _original(left)
         if original is None:
@@ -159,7 +159,7 @@ def read_json_lines(
 
 
 def append_json_line(path: Path, value: dict[str, Any]) -> None:
-    """Append one JSON line; a single write, so that a kill leaves whole lines only."""
+    """Append one JSON line in a single write, so that a kill leaves whole lines only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with path.open("ab", buffering=0) as file:
@@ -207,7 +207,7 @@ def _beside(path: Path, kind: str) -> Path:
 
 
 def _original(beside: Path) -> Path | None:
-    """What a hidden sibling belongs to; None while the process that made it may still run."""
+    """The path that a hidden sibling belongs to; None while the process that made it may still run."""
     name, _, rest = beside.name[1:].partition(f".{socket.gethostname()}.")
     pid = rest.partition(".")[0]
     if not pid.isdigit() or is_alive(int(pid)):

@@ -1,4 +1,4 @@
-"""Whether the files of a storage root are still what their records say: every hash read anew."""
+"""Checks the files below a storage root against the hashes in their records."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,20 +15,20 @@ RECORDS = (
     "evaluation/*/*/evaluation.json",
     "published_adapter/*/*/*/manifest.json",
 )
-"""Each is written last of its folder, and holds a sha256 of the other files."""
+"""Each is the last file written to its folder, and holds the sha256 of the others."""
 
 
 class Checked(NamedTuple):
-    """One artifact, looked at."""
+    """The check of one artifact."""
 
     folder: Path
     files: int
     problem: str | None
-    """What is wrong, and how to mend it; None: nothing."""
+    """What is wrong, and how to repair it; None if nothing is."""
 
 
 def check_artifacts(storage: Storage) -> Iterator[Checked]:
-    """Every artifact that has a record, in order of stages; reads all their bytes."""
+    """Check every artifact that has a record, in order of stages; reads all their bytes."""
     for pattern in RECORDS:
         for record in sorted(storage.root.glob(pattern)):
             if not any(part.startswith(".") for part in record.relative_to(storage.root).parts):
@@ -36,7 +36,7 @@ def check_artifacts(storage: Storage) -> Iterator[Checked]:
 
 
 def is_whole(record: Path) -> bool:
-    """Whether the files beside a record are what it says; also where it names no hashes yet."""
+    """Whether the files beside a record match its hashes; True if the record has none."""
     checked = _check(record)
     return checked.problem is None or checked.files == 0
 

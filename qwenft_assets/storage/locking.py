@@ -1,7 +1,7 @@
-"""Locks between processes of one machine, which say who holds them and since when.
+"""Locks between processes of one machine that say who holds them and since when.
 
-The lock itself belongs to the kernel, which frees it when its holder dies, however that happens:
-there is no stale lock. Who holds it stands in a file beside it, for those who wait.
+The lock itself belongs to the kernel, which frees it when its holder dies in whatever way: there are no
+stale locks. A file beside it names the holder, for those who wait.
 """
 
 import json
@@ -26,7 +26,7 @@ def hold(lock_file: Path, name: str, say: Callable[[str], None] | None = None) -
     Args:
         lock_file: On a local disk; its folder is there.
         name: What is locked, in words.
-        say: Told at once when there is a wait, and then every minute; None: standard error.
+        say: Called when a wait begins, and then every minute; None: standard error.
     """
     say = say or _to_stderr
     lock = FileLock(lock_file)
@@ -48,7 +48,7 @@ def hold(lock_file: Path, name: str, say: Callable[[str], None] | None = None) -
 
 @contextmanager
 def try_hold(lock_file: Path) -> Iterator[bool]:
-    """Hold a lock if nobody does; tells whether it is held, and waits for nobody.
+    """Hold a lock if it is free; yields whether it is held now, without waiting.
 
     Args:
         lock_file: On a local disk; its folder is there.
@@ -70,7 +70,7 @@ def hold_gpu(say: Callable[[str], None]) -> Iterator[None]:
     """Hold this user's GPU, whatever the config, storage root or Dagster instance.
 
     Args:
-        say: Told who holds it while this process waits.
+        say: Called with who holds it while this process waits.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").replace(os.sep, "-")
     name = f"qwenft-{os.getuid()}-gpu-{visible}.lock"
@@ -86,7 +86,7 @@ def hold_device(device: str, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def holder(lock_file: Path) -> str:
-    """Who holds a lock, since when, in words."""
+    """Who holds a lock and for how long, in words."""
     try:
         found = json.loads(_holder_file(lock_file).read_text(encoding="utf-8"))
         pid, host, since, command = (found[key] for key in ("pid", "host", "since", "command"))

@@ -1,8 +1,8 @@
 """A storage root in an object store: S3, Google Cloud Storage, or the memory of one process.
 
-fsspec's clients speak to it, through UPath; keys, region and endpoint come from where those look for
-them, such as AWS_PROFILE or AWS_ENDPOINT_URL, never from a config. An object is there whole or not at
-all, and replacing one is atomic: what makes several of them one artifact is in artifacts.py.
+fsspec's clients reach it, through UPath; keys, region and endpoint come from where those look for them,
+such as AWS_PROFILE or AWS_ENDPOINT_URL, never from a config. An object is there whole or not at all, and
+replacing one is atomic; artifacts.py makes several of them one artifact.
 """
 
 import sys
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
     from upath import UPath
 
 ATTEMPTS = 4
-"""Of each operation, beyond what the clients retry themselves: a part of an upload, a cut download."""
+"""Of each operation, on top of what the clients retry themselves, such as one part of an upload."""
 FILESYSTEMS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}
-"""Scheme to the module that speaks it, and the extra of this project that brings it."""
+"""Scheme to its client's module and the extra of this project that installs it."""
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 CLIENT_SETTINGS: dict[str, dict[str, Any]] = {
     "s3": {
         "config_kwargs": {
             "connect_timeout": CONNECT_SECONDS,
             "read_timeout": READ_SECONDS,
-            # Of one request, so that one part of a large file that fails is sent again alone.
+            # Of one request, so that a failed part of a large file is uploaded again alone.
             "retries": {"mode": "standard", "total_max_attempts": 5},
         }
     }
 }
 PART_BYTES = 16 * 2**20
-"""Of a large file; two parts and more are sent side by side, and each again alone where it failed."""
+"""Part of a large file; parts are uploaded in parallel, and each is retried alone."""
 UPLOAD_SETTINGS: dict[str, dict[str, Any]] = {
     "s3": {"chunksize": PART_BYTES},
     "gs": {"chunksize": PART_BYTES},
 }
 CUT_OFF_CODES = frozenset({"BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout"})
-"""S3's answers of class 4xx to a request that did not arrive as it was sent."""
+"""S3's 4xx answers to a request that did not arrive as it was sent."""
 CONNECTION_ERRORS = (
     ("botocore.exceptions", "HTTPClientError"),
     ("botocore.exceptions", "ConnectionError"),
@@ -59,21 +59,21 @@ Answer = TypeVar("Answer")
 
 
 class MissingObjectError(StorageError):
-    """There is no object where one was said to be."""
+    """An object that a pointer names is missing."""
 
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """Objects below one URL; a key is a path below it, with `/`."""
+    """Objects below one URL; a key is a path below it."""
 
     url: str
 
     @cached_property
     def root(self) -> "UPath":
-        """The URL, with its client.
+        """The URL with its client.
 
         Raises:
-            StorageError: The client is not installed, or the URL is not one it takes.
+            StorageError: The client is not installed, or does not accept the URL.
         """
         scheme = self.url.partition("://")[0]
         module, extra = FILESYSTEMS.get(scheme, ("", ""))
@@ -82,7 +82,7 @@ class ObjectStore:
 
             if module:
                 import_module(module)
-            # Other machines write too: what was listed a minute ago says nothing.
+            # Other machines write too: an old listing may be wrong.
             settings = CLIENT_SETTINGS.get(scheme, {})
             root = UPath(self.url, use_listings_cache=False, **settings)
             root.fs  # noqa: B018  (made when first asked for)
@@ -96,7 +96,7 @@ class ObjectStore:
         return root
 
     def read(self, key: str) -> bytes | None:
-        """The content of an object; None where there is none."""
+        """The content of an object; None if there is none."""
         path = self.root / key
         client: Any = path.fs
         try:
@@ -105,12 +105,12 @@ class ObjectStore:
             return None
 
     def write(self, key: str, content: bytes) -> None:
-        """Write an object, in place of the one that may be there."""
+        """Write an object, or replace it."""
         path = self.root / key
         self._send(key, lambda: path.fs.pipe_file(path.path, content))
 
     def upload(self, key: str, file: Path) -> None:
-        """Send a file, a large one in several parts, unless an object of its size is there.
+        """Upload a file, a large one in parts, unless an object of its size is there.
 
         Raises:
             StorageError: It did not arrive whole.
@@ -127,10 +127,10 @@ class ObjectStore:
             self._send(key, send)
 
     def download(self, key: str, file: Path, is_right: Callable[[Path], bool]) -> None:
-        """Fetch an object into a file; again where what came is not right.
+        """Download an object into a file; retry if its content is not right.
 
         Raises:
-            StorageError: It cannot be had.
+            StorageError: It cannot be downloaded.
             MissingObjectError: There is no such object.
         """
         path = self.root / key
@@ -161,7 +161,7 @@ class ObjectStore:
         return self._ask(key, lambda: path.fs.modified(path.path)).timestamp()
 
     def remove(self, key: str) -> None:
-        """Remove an object; nothing where there is none."""
+        """Remove an object if it is there."""
         path = self.root / key
         try:
             self._ask(key, lambda: path.fs.rm_file(path.path))
@@ -214,7 +214,7 @@ class ObjectStore:
 
 
 def _kinds(named: tuple[tuple[str, str], ...]) -> tuple[type[Exception], ...]:
-    """Exceptions of clients; one that is not loaded raises none."""
+    """Exception classes of the clients that are loaded."""
     modules = ((sys.modules.get(module), name) for module, name in named)
     return tuple(getattr(module, name) for module, name in modules if module is not None)
 
