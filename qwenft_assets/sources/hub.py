@@ -1,7 +1,7 @@
-"""Dataset repositories on the Hub: listed once a revision, fetched whole into the client's own cache.
+"""Dataset repositories on the Hub: listed once a revision, downloaded whole into the client's own cache.
 
-Fetching goes through huggingface_hub: HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are its own, an
-interrupted download goes on where it stopped, and a file counts as fetched only when its size is
+Downloads go through huggingface_hub: HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are its own, an
+interrupted download goes on where it stopped, and a file counts as downloaded only when its size is
 right. On top come retries with backoff, since a scan of hundreds of files meets every fault there is.
 """
 
@@ -67,7 +67,7 @@ def list_files(repo_id: str, commit: str) -> tuple[str, ...]:
         return tuple(sorted(path.relative_to(snapshot).as_posix() for path in files))
 
 
-def fetch(repo_id: str, commit: str, path: str) -> Path:
+def download(repo_id: str, commit: str, path: str) -> Path:
     """A local file with the whole content of `path`.
 
     Raises:

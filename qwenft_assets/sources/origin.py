@@ -60,11 +60,11 @@ class Repository:
             )
         return files
 
-    def fetch(self, path: str) -> Path:
+    def local_path(self, path: str) -> Path:
         """A local file with the whole content of `path`."""
         if self.folder is not None:
             return self.folder / path
-        return hub.fetch(self.repo_id, self.commit or "", path)
+        return hub.download(self.repo_id, self.commit or "", path)
 
     @contextmanager
     def open(self, path: str) -> Iterator[BufferedReader]:
@@ -74,7 +74,7 @@ class Repository:
             SourceError: It cannot be opened, or what reads it in the block finds it broken.
         """
         try:
-            with self.fetch(path).open("rb") as file:
+            with self.local_path(path).open("rb") as file:
                 yield file
         except (OSError, ArrowException) as error:
             problem = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

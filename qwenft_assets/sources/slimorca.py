@@ -30,7 +30,7 @@ def _read(
     repository: Repository, revision: str, path: str, tally: Tally
 ) -> Iterator[InstructionRow]:
     with repository.open(path) as lines:
-        size = max(repository.fetch(path).stat().st_size, 1)
+        size = max(repository.local_path(path).stat().st_size, 1)
         for line in lines:
             tally.bytes_read += len(line)
             tally.share_read = tally.bytes_read / size

@@ -222,8 +222,8 @@ def _agreeing(signatures: NDArray[np.uint32], codes: Sequence[I64], least: float
 def _word_hashes(texts: Sequence[str]) -> tuple[U64, I64]:
     """A hash of each word, and for each text the place of its first one (and the end of all)."""
     folded = [text.casefold() for text in texts]
-    joined = "\n".join(folded)
-    codes = np.frombuffer(joined.encode("utf-32-le", "surrogatepass"), "<u4")
+    text = "\n".join(folded)
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
     kinds = _kinds()[codes]
     before, after = np.zeros_like(kinds), np.zeros_like(kinds)
     before[1:], after[:-1] = kinds[:-1], kinds[1:]
