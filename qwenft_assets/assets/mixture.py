@@ -15,8 +15,8 @@ from qwenft_assets.assets.reporting import (
     dropped_of,
     first_rows,
     format_dropped,
+    image,
     one_line_failures,
-    picture,
     record_table,
     tag_run,
 )
@@ -229,8 +229,8 @@ def _lengths(lengths: LengthReport, folder: Path) -> dict[str, Any]:
         "lengths": record_table(
             records, [("source", "string"), *((name, "int") for name in LENGTH_COLUMNS)]
         ),
-        "length_histogram": picture("rows by tokens", small),
-        "length_histogram_large": picture("lengths", (folder / PICTURE_FILE).read_bytes()),
+        "length_histogram": image(small, "rows by tokens"),
+        "length_histogram_large": image((folder / PICTURE_FILE).read_bytes(), "lengths"),
     }
 
 

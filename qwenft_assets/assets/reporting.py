@@ -102,10 +102,9 @@ def in_context(text: str, keyword: str) -> str:
     return f"…{cut}…"
 
 
-def picture(alt_text: str, png: bytes) -> dg.MarkdownMetadataValue:
-    """A picture as Markdown; the web UI shows up to 1,000 characters in place, else a link."""
-    encoded = base64.b64encode(png).decode()
-    return dg.MetadataValue.md(f"![{alt_text}](data:image/png;base64,{encoded})")
+def rounded(figure: Any) -> Any:
+    """A figure with as many digits as a person reads; the artifact's own file holds them all."""
+    return round(figure, 4) if isinstance(figure, float) else figure
 
 
 def dropped_of(manifest: Mapping[str, Any]) -> dict[str, int]:

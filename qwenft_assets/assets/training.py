@@ -7,7 +7,13 @@ from typing import Any
 import dagster as dg
 
 from qwenft_assets.assets.mixture import mixed_dataset
-from qwenft_assets.assets.reporting import MAX_INLINE_BYTES, OWNERS, image, one_line_failures
+from qwenft_assets.assets.reporting import (
+    MAX_INLINE_BYTES,
+    OWNERS,
+    image,
+    one_line_failures,
+    rounded,
+)
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.resources import (
     GpuResource,
@@ -112,7 +118,7 @@ def lora_adapter(
             "dagster/uri": storage.address(folder),
             "unchanged": reused,
             **_pictures(history, folder),
-            **{name: _rounded(record[name]) for name in SHOWN_FIGURES},
+            **{name: rounded(record[name]) for name in SHOWN_FIGURES},
             **({"peak_vram_gib": record["peak_vram_gib"]} if record["peak_vram_gib"] else {}),
             "sha256": sha256_of_file(folder / "adapter_model.safetensors"),
             "settings": dg.MetadataValue.json(record["settings"]),
@@ -128,11 +134,6 @@ def lora_adapter(
             )
         ],
     )
-
-
-def _rounded(value: Any) -> Any:
-    """A figure with as many digits as a person reads; training.json holds them all."""
-    return round(value, 4) if isinstance(value, float) else value
 
 
 def _pictures(history: dict[str, Any], folder: Path) -> dict[str, dg.MarkdownMetadataValue]:
