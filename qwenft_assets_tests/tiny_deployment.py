@@ -5,8 +5,9 @@ from pathlib import Path
 from qwenft_assets.config import Config, DecodingConfig, TrainingConfig
 from qwenft_assets.inference.load import AnsweringModels
 from qwenft_assets.model.device import Device
-from qwenft_assets.storage.files import write_json
+from qwenft_assets.records import Champion
 from qwenft_assets.storage.root import Storage
+from qwenft_assets_tests.made_up_records import put
 from qwenft_assets_tests.tiny_adapter import RECIPE, write_tiny_adapter
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
@@ -21,7 +22,7 @@ def make_tiny_models(folder: Path) -> AnsweringModels:
     storage.ensure_writable()
     write_tiny_adapter(storage, base, CHAMPION, seed=1)
     write_tiny_adapter(storage, base, LATEST, seed=2)
-    write_json(storage.release(RECIPE) / "champion.json", {"version": CHAMPION})
+    put(storage.release(RECIPE), Champion, version=CHAMPION)
     config = Config(
         name="tiny",
         training=TrainingConfig(base_model=str(base), weights="fp32", device="cpu"),

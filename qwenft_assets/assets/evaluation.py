@@ -25,6 +25,7 @@ from qwenft_assets.evaluation.job import (
 from qwenft_assets.evaluation.metrics import METRICS
 from qwenft_assets.evaluation.report import losses_thumbnail
 from qwenft_assets.partitions import RECIPES
+from qwenft_assets.records import EvaluationResult
 from qwenft_assets.release.gate import better_than_base
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.resources import (
@@ -100,7 +101,7 @@ def evaluation(
     return dg.MaterializeResult(
         data_version=dg.DataVersion(short_hash(job.inputs, result["champion_version"])),
         metadata={
-            "dagster/uri": storage.address(folder, "evaluation.json"),
+            "dagster/uri": storage.address(folder, EvaluationResult.FILE),
             "unchanged": reused,
             **_figures(result),
             **_champion(result),
@@ -134,8 +135,8 @@ def evaluation(
 
 def _fetch_adapters(storage: Storage, recipe: RecipeName, version: str) -> None:
     """The adapter and the champion that it is compared with, and what that one was trained on."""
-    champion = read_champion(storage, recipe) or {}
-    for needed in {version, champion.get("version", version)}:
+    champion = read_champion(storage, recipe)
+    for needed in {version, champion.version if champion else version}:
         storage.fetch(*read_of_version(storage, recipe, needed))
 
 

@@ -7,6 +7,7 @@ from qwenft_assets.assets.reporting import OWNERS, one_line_failures, record_tab
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.publishing.publish import prepare
+from qwenft_assets.records import MANIFEST_FILE
 from qwenft_assets.resources import ProjectResource, recipe_of_partition
 
 CODE_VERSION = "1"
@@ -41,10 +42,7 @@ def published_adapter(
     version, bundle = publication.subject.version, publication.bundle
     again = " (unchanged)" if outcome.unchanged else ""
     context.log.info("published_adapter %s: %s at %s%s", recipe, version, outcome.where, again)
-    files = [
-        {"path": str(entry["path"]), "bytes": int(entry["bytes"]), "sha256": str(entry["sha256"])}
-        for entry in bundle.manifest["files"]
-    ]
+    files = [file.as_json() for file in bundle.manifest.files]
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={
@@ -56,6 +54,6 @@ def published_adapter(
             "files": record_table(
                 files, [("path", "string"), ("bytes", "int"), ("sha256", "string")]
             ),
-            "manifest": dg.MetadataValue.path(bundle.folder / "manifest.json"),
+            "manifest": dg.MetadataValue.path(bundle.folder / MANIFEST_FILE),
         },
     )

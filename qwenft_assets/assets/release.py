@@ -20,6 +20,7 @@ from qwenft_assets.errors import GateRefusedError
 from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
+from qwenft_assets.records import Champion, HistoryLine
 from qwenft_assets.release.history import last_decision, read_history
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.pruning import prune_versions
@@ -68,16 +69,16 @@ def release(
         training = plan_training(config, recipe, storage, gpu.resolve(config.training).type)
         storage.fetch(storage.evaluation(recipe, training.version))
         with storage.working_on(makes=[storage.release(recipe)]):
-            before = last_decision(storage, recipe) or {}
+            before = last_decision(storage, recipe)
             report = release_adapter(config, plan_evaluation(config, training, storage), storage)
             pruned = prune_versions(config, recipe, storage)
             outcome_of_rebuild = _changed_and_bought(
-                storage, recipe, report.version, before.get("mixture_version")
+                storage, recipe, report.version, before.mixture_version if before else None
             )
             champion = (
-                champion_metadata(storage, recipe, report.champion or {}) if report.released else {}
+                champion_metadata(storage, recipe, report.champion) if report.champion else {}
             )
-        where = storage.address(storage.release(recipe), "champion.json")
+        where = storage.address(storage.release(recipe), Champion.FILE)
     if pruned:
         context.log.info("release %s: removed old versions %s", recipe, ", ".join(pruned))
     outcome = "released" if report.released else "refused"
@@ -96,14 +97,14 @@ def release(
             "candidate": report.version,
             **outcome_of_rebuild,
             "rules": record_table(
-                list(report.rules),
+                [vars(rule) for rule in report.rules],
                 [("name", "string"), ("passed", "boolean"), ("detail", "string")],
             ),
         },
     )
     if report.released:
         yield dg.MaterializeResult(
-            data_version=champion_data_version(report.champion or {}),
+            data_version=champion_data_version(report.version),
             metadata={
                 "dagster/uri": where,
                 "champion": report.version,
@@ -134,7 +135,7 @@ def _changed_and_bought(
 
 
 def champion_metadata(
-    storage: Storage, recipe: RecipeName, champion: dict[str, Any]
+    storage: Storage, recipe: RecipeName, champion: Champion | HistoryLine
 ) -> dict[str, Any]:
     """Who is champion, since when, by whom and why; and the perplexities of all versions."""
     history = read_history(storage, recipe)
@@ -142,11 +143,11 @@ def champion_metadata(
     draw_perplexities(history, picture)
     small = perplexity_thumbnail(history)
     return {
-        "champion": champion["version"],
-        "perplexity": round(champion["perplexity"], 4),
-        "at": champion["at"],
-        "who": champion["who"],
-        "why": "; ".join(champion["reasons"]),
+        "champion": champion.version,
+        "perplexity": round(champion.perplexity, 4),
+        "at": champion.at,
+        "who": champion.who,
+        "why": "; ".join(champion.reasons),
         "perplexity_history": image(small, "perplexity by version")
         if len(small) <= MAX_INLINE_BYTES
         else dg.MetadataValue.path(picture),
@@ -154,26 +155,26 @@ def champion_metadata(
     }
 
 
-def champion_data_version(champion: dict[str, Any]) -> dg.DataVersion:
+def champion_data_version(version: str) -> dg.DataVersion:
     """The release's data version: who is champion, however it came about."""
-    return dg.DataVersion(short_hash(champion.get("version")))
+    return dg.DataVersion(short_hash(version))
 
 
 def report_move(
-    instance: dg.DagsterInstance, storage: Storage, recipe: RecipeName, entry: dict[str, Any]
+    instance: dg.DagsterInstance, storage: Storage, recipe: RecipeName, line: HistoryLine
 ) -> None:
     """Tell the instance of a move made by hand: a materialization of `release`, as of the gate's."""
-    version = champion_data_version(entry)
+    version = champion_data_version(line.version)
     instance.report_runless_asset_event(
         dg.AssetMaterialization(
             asset_key="release",
             partition=recipe,
-            description=f"{entry['action']} by {entry['who']}: {entry['why']}",
+            description=f"{line.action} by {line.who}: {line.why}",
             metadata={
-                "dagster/uri": storage.address(storage.release(recipe), "champion.json"),
-                **champion_metadata(storage, recipe, entry),
-                "action": entry["action"],
-                "previous": entry["previous"] or "none",
+                "dagster/uri": storage.address(storage.release(recipe), Champion.FILE),
+                **champion_metadata(storage, recipe, line),
+                "action": line.action,
+                "previous": line.previous or "none",
                 "unchanged": False,
             },
             tags={"dagster/data_version": version.value},

@@ -25,6 +25,7 @@ from qwenft_assets.assets.upstream import observation, upstream_deps
 from qwenft_assets.partitions import SOURCES
 from qwenft_assets.progress import also_logged, progress_bar
 from qwenft_assets.rebuilds.upstream import what_moved
+from qwenft_assets.records import SampleManifest
 from qwenft_assets.resources import ProjectResource, sources_of_partitions
 from qwenft_assets.sources.sample import CODE_VERSION, SampleReport, sample_source
 from qwenft_assets.storage.files import read_json
@@ -70,7 +71,7 @@ def source_sample(
             title = f"sampling {source}"
             folder = storage.source_sample(source)
             with storage.working_on(makes=[folder]), progress_bar(title) as on_terminal:
-                before = read_json(folder / "manifest.json")
+                before = read_json(folder / SampleManifest.FILE)
                 report_progress = also_logged(on_terminal, context.log.info, title)
                 report = sample_source(settings, source, storage, report_progress, config.max_rows)
             manifest = report.manifest

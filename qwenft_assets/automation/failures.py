@@ -79,5 +79,5 @@ def _champions(project: ProjectResource) -> str:
     storage = project.storage(config)
     storage.fetch(storage.release(ALL))
     found = {recipe: read_champion(storage, recipe) for recipe in RECIPE_NAMES}
-    named = [f"{recipe} {entry['version']}" for recipe, entry in found.items() if entry]
+    named = [f"{recipe} {champion.version}" for recipe, champion in found.items() if champion]
     return ", ".join(named) or "none yet"

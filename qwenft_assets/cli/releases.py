@@ -20,6 +20,7 @@ from qwenft_assets.cli.options import (
 from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.errors import ReleaseError
 from qwenft_assets.evaluation.job import read_evaluation
+from qwenft_assets.records import HistoryLine
 from qwenft_assets.release import registry
 from qwenft_assets.release.history import read_history
 from qwenft_assets.storage.root import Storage
@@ -43,21 +44,23 @@ def list_(
     """
     _, name, storage = _opened(config, recipe)
     history = read_history(storage, name)
-    champion = (registry.read_champion(storage, name) or {}).get("version")
+    released = registry.read_champion(storage, name)
+    champion = released.version if released else None
     if as_json:
-        _print_json({"recipe": name, "champion": champion, "history": history})
+        lines = [line.as_json() for line in history]
+        _print_json({"recipe": name, "champion": champion, "history": lines})
         return
     table = Table(show_lines=True)
     for column in ("", "version", "decision (UTC)", "perplexity", "why"):
         table.add_column(column, no_wrap=column == "version")  # `promote` asks for the whole of it
-    last = {line["version"]: number for number, line in enumerate(history)}
+    last = {line.version: number for number, line in enumerate(history)}
     for number, line in enumerate(history):
         table.add_row(
-            "*" if line["version"] == champion and last[line["version"]] == number else "",
-            line["version"],
-            f"{line['at'][:16].replace('T', ' ')}\n{line['action']} by {escape(line['who'])}",
-            f"{line['base_perplexity']:.2f}\n→ {line['perplexity']:.2f}",
-            escape("; ".join(line["reasons"])),
+            "*" if line.version == champion and last[line.version] == number else "",
+            line.version,
+            f"{line.at[:16].replace('T', ' ')}\n{line.action} by {escape(line.who)}",
+            f"{line.base_perplexity:.2f}\n→ {line.perplexity:.2f}",
+            escape("; ".join(line.reasons)),
         )
     Console(highlight=False).print(table if history else "nothing was decided yet")
 
@@ -76,15 +79,17 @@ def show(
     _, name, storage = _opened(config, recipe)
     storage.fetch(storage.evaluation(name, version))
     evaluation = read_evaluation(storage, name, version)
-    history = [line for line in read_history(storage, name) if line["version"] == version]
+    history = [line for line in read_history(storage, name) if line.version == version]
     if evaluation is None and not history:
         raise ReleaseError(
             f"{version}: no such version of {name}. `qwenft releases list --recipe {name}` shows them."
         )
-    champion = (registry.read_champion(storage, name) or {}).get("version") == version
+    released = registry.read_champion(storage, name)
+    champion = released is not None and released.version == version
     if as_json:
+        lines = [line.as_json() for line in history]
         _print_json(
-            {"version": version, "champion": champion, "evaluation": evaluation, "history": history}
+            {"version": version, "champion": champion, "evaluation": evaluation, "history": lines}
         )
         return
     console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -97,11 +102,9 @@ def show(
             f"report {storage.evaluation(name, version) / 'report.md'}"
         )
     for line in history:
-        console.print(
-            f"{line['at']} {line['action']} by {line['who']}: {'; '.join(line['reasons'])}"
-        )
-        for rule in line.get("rules", []):
-            console.print(f"  {'ok' if rule['passed'] else 'no'}  {rule['name']}: {rule['detail']}")
+        console.print(f"{line.at} {line.action} by {line.who}: {'; '.join(line.reasons)}")
+        for rule in line.rules or ():
+            console.print(f"  {'ok' if rule.passed else 'no'}  {rule.name}: {rule.detail}")
 
 
 @releases.command()
@@ -124,8 +127,8 @@ def promote(
     with storage.working_on(
         reads=[storage.evaluation(name, version)], makes=[storage.release(name)]
     ):
-        entry = registry.promote(settings, storage, name, version, _reason(why), force=force)
-    _report(storage, name, entry, as_json=as_json)
+        line = registry.promote(settings, storage, name, version, _reason(why), force=force)
+    _report(storage, name, line, as_json=as_json)
 
 
 @releases.command()
@@ -144,8 +147,8 @@ def rollback(
     _, name, storage = _opened(config, recipe)
     use_dagster_home()
     with storage.working_on(makes=[storage.release(name)]):
-        entry = registry.rollback(storage, name, _reason(why))
-    _report(storage, name, entry, as_json=as_json)
+        line = registry.rollback(storage, name, _reason(why))
+    _report(storage, name, line, as_json=as_json)
 
 
 def _opened(config: Any, recipe: str) -> tuple[Config, RecipeName, Storage]:
@@ -161,20 +164,18 @@ def _reason(why: str) -> str:
     return why.strip()
 
 
-def _report(storage: Storage, recipe: RecipeName, entry: dict[str, Any], *, as_json: bool) -> None:
+def _report(storage: Storage, recipe: RecipeName, line: HistoryLine, *, as_json: bool) -> None:
     """Show the move, and tell the Dagster instance, so that the UI shows it too."""
     import dagster as dg
 
     from qwenft_assets.assets.release import report_move
 
     with dg.DagsterInstance.get() as instance:
-        report_move(instance, storage, recipe, entry)
+        report_move(instance, storage, recipe, line)
     if as_json:
-        _print_json(entry)
+        _print_json(line.as_json())
     else:
-        print(
-            f"{recipe}: {entry['version']} is the champion (before: {entry['previous'] or 'none'})"
-        )
+        print(f"{recipe}: {line.version} is the champion (before: {line.previous or 'none'})")
 
 
 def _print_json(value: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from qwenft_assets.config import PROJECT_ROOT, Config, RecipeName
 from qwenft_assets.evaluation.job import read_evaluation
+from qwenft_assets.records import Champion, MixtureManifest
 from qwenft_assets.release.history import last_decision
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.storage.files import read_json
@@ -19,9 +20,9 @@ def summarize(
     config: Config, recipe: RecipeName, storage: Storage, seconds: float, unchanged: list[str]
 ) -> dict[str, Any]:
     """The figures of the present mixture, adapter, evaluation and release of a recipe."""
-    mixture = read_json(storage.mixed_dataset(recipe) / "manifest.json") or {}
-    decision = last_decision(storage, recipe) or {}
-    version = decision.get("version") or latest_version(storage, recipe)
+    mixture = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE) or {}
+    decision = last_decision(storage, recipe)
+    version = decision.version if decision else latest_version(storage, recipe)
     evaluation = read_evaluation(storage, recipe, version) or {}
     champion = read_champion(storage, recipe)
     return {
@@ -33,15 +34,15 @@ def summarize(
         "sources": mixture.get("sources", {}),
         "adapter_version": version,
         "evaluation": evaluation,
-        "released": decision.get("released", False),
-        "reasons": decision.get("reasons", []),
-        "rules": decision.get("rules", []),
-        "champion": champion["version"] if champion else None,
+        "released": decision.released if decision else False,
+        "reasons": list(decision.reasons) if decision else [],
+        "rules": [vars(rule) for rule in decision.rules or ()] if decision else [],
+        "champion": champion.version if champion else None,
         "paths": {
             "mixture": str(storage.mixed_dataset(recipe) / MIXTURE_FILE),
             "adapter": str(storage.adapter(recipe, version)),
             "report": str(storage.evaluation(recipe, version) / "report.md"),
-            "champion": str(storage.release(recipe) / "champion.json"),
+            "champion": str(storage.release(recipe) / Champion.FILE),
         },
     }
 

@@ -21,17 +21,19 @@ def verify(
     from qwenft_assets.publishing.manifest import verify_copy
 
     verified = verify_copy(path)
-    manifest, files = verified.manifest, len(verified.manifest["files"])
+    manifest, files = verified.manifest, len(verified.manifest.files)
     if as_json:
-        found = {"verified_files": files, "unlisted": list(verified.unlisted), "manifest": manifest}
+        found = {
+            "verified_files": files,
+            "unlisted": list(verified.unlisted),
+            "manifest": manifest.as_json(),
+        }
         print(json.dumps(found, ensure_ascii=False, indent=2))
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
-    is_code = manifest["content"] == "code"
-    origin = "commit" if is_code else f"{manifest['base_model']} at"
-    commit = manifest["code_commit"] if is_code else manifest["base_revision"]
-    console.print(
-        f"ok: {files} files of {manifest['content']} {manifest['version']} ({origin} {commit})"
-    )
+    is_code = manifest.content == "code"
+    origin = "commit" if is_code else f"{manifest.base_model} at"
+    commit = manifest.code_commit if is_code else manifest.base_revision
+    console.print(f"ok: {files} files of {manifest.content} {manifest.version} ({origin} {commit})")
     for name in verified.unlisted:
         console.print(f"  not in the manifest: {name}")

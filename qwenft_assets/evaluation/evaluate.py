@@ -28,6 +28,7 @@ from qwenft_assets.model.tokens import TokenRow, tokenize_mixture, tokenize_rows
 from qwenft_assets.processes.child import Log
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
+from qwenft_assets.records import EvaluationResult
 from qwenft_assets.rows import rows_version, seeded_order
 from qwenft_assets.storage.files import (
     atomic_folder,
@@ -132,7 +133,7 @@ def _evaluate(
         write_text(folder / "report.md", render_report(result, samples, pictures))
         files = sorted(file for file in folder.iterdir() if file.is_file())
         result["files"] = {file.name: sha256_of_file(file) for file in files}
-        write_json(folder / "evaluation.json", result)
+        write_json(folder / EvaluationResult.FILE, result)
     return result
 
 

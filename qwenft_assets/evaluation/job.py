@@ -9,8 +9,9 @@ from qwenft_assets.evaluation.generations import load_prompts
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.model.base import BaseModelRef, base_model_here
 from qwenft_assets.processes.run import StageJob
+from qwenft_assets.records import Champion, EvaluationResult
 from qwenft_assets.rows import short_hash
-from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.files import read_json, read_record
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import TrainingJob, require_mixture, training_record
 
@@ -110,7 +111,7 @@ def read_of_version(storage: Storage, recipe: RecipeName, version: str) -> tuple
 
 def read_evaluation(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
     """evaluation.json of an adapter version; None while there is none."""
-    return read_json(storage.evaluation(recipe, version) / "evaluation.json")
+    return read_json(storage.evaluation(recipe, version) / EvaluationResult.FILE)
 
 
 def is_current(result: dict[str, Any] | None, job: EvaluationJob) -> bool:
@@ -129,13 +130,13 @@ def _comparable_champion(
     storage: Storage, recipe: str, version: str, base: BaseModelRef
 ) -> str | None:
     """The champion's version, unless it is `version` itself, is gone, or has another base."""
-    champion = read_json(storage.release(recipe) / "champion.json")
-    if champion is None or champion["version"] == version:
+    champion = read_record(storage.release(recipe), Champion)
+    if champion is None or champion.version == version:
         return None
-    record = training_record(storage, recipe, champion["version"])
+    record = training_record(storage, recipe, champion.version)
     if record is None or (record["base_model"], record["base_revision"]) != (
         base.name,
         base.revision,
     ):
         return None
-    return str(champion["version"])
+    return champion.version

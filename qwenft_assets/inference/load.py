@@ -19,13 +19,13 @@ from qwenft_assets.inference.generate import AnsweringModel, context_tokens
 from qwenft_assets.model.base import BaseModelRef, fetch_base_model, find_base_model
 from qwenft_assets.model.device import Device
 from qwenft_assets.model.engines.peft import load_adapter, load_base, load_tokenizer
-from qwenft_assets.storage.files import read_json
+from qwenft_assets.records import Champion, TrainingRecord
+from qwenft_assets.storage.files import read_record
 from qwenft_assets.storage.root import ALL, Storage
 from qwenft_assets.text.chatml import render_prompt
-from qwenft_assets.training.job import RECORD_FILE, latest_version, training_record
+from qwenft_assets.training.job import latest_version, training_record
 
 NO_ADAPTER = "none"
-CHAMPION_FILE = "champion.json"
 """Written by the release stage, which stands above this one."""
 CONTENT_HASHES = ("files-sha256:", "gguf-sha256:")
 """Revisions that name the weights themselves, wherever their folder lies."""
@@ -59,14 +59,14 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
     if which == NO_ADAPTER:
         return None
     storage.fetch(storage.release(recipe), storage.adapters(recipe))
-    champion = read_json(storage.release(recipe) / CHAMPION_FILE)
+    champion = read_record(storage.release(recipe), Champion)
     if which == "champion" and champion is None:
         raise AdapterError(
             f"{storage.release(recipe)}: nothing was released yet. Run `qwenft run --recipe "
             f"{recipe}`, or ask for --adapter latest."
         )
     if which in {None, "champion"} and champion is not None:
-        version = str(champion["version"])
+        version = champion.version
     elif which in {None, "latest"}:
         version = latest_version(storage, recipe)
     else:
@@ -84,7 +84,9 @@ def resolve_adapter(storage: Storage, recipe: str, which: str | None) -> str | N
 def adapter_versions(storage: Storage, recipe: str) -> list[str]:
     """Every finished adapter."""
     storage.fetch(storage.adapter(recipe, ALL), records_only=True)
-    return sorted(file.parent.name for file in storage.adapters(recipe).glob(f"*/{RECORD_FILE}"))
+    return sorted(
+        file.parent.name for file in storage.adapters(recipe).glob(f"*/{TrainingRecord.FILE}")
+    )
 
 
 def load_model(

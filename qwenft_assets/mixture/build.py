@@ -19,7 +19,6 @@ from qwenft_assets.mixture.diff import (
     BEYOND_QUOTA,
     CANDIDATE_SCHEMA,
     CANDIDATES_FILE,
-    DIFF_FILE,
     Build,
     difference,
     no_difference,
@@ -32,6 +31,7 @@ from qwenft_assets.mixture.samples import read_samples, sample_manifests, source
 from qwenft_assets.mixture.selection import Selection, TokenCounter, select_rows
 from qwenft_assets.mixture.split import EVAL, TRAIN, question_clusters, split_rows
 from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.records import MixtureDiff, MixtureManifest
 from qwenft_assets.rows import (
     MIXED_SCHEMA,
     InstructionRow,
@@ -105,7 +105,7 @@ def build_mixture(
     inputs = mixture_inputs(config, recipe, samples, token_counter)
     folder = storage.mixed_dataset(recipe_name)
     with storage.lock(f"mixed_dataset-{recipe_name}"):
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(folder / MixtureManifest.FILE)
         if manifest and manifest.get("inputs") == inputs and _is_whole(folder, manifest):
             return MixtureReport(manifest, no_difference(manifest["version"]), reused=True)
         candidates = read_samples(storage, list(samples))
@@ -129,8 +129,8 @@ def build_mixture(
                 "files": {file.name: sha256_of_file(file) for file in sorted(part.iterdir())},
             }
             # Not among `files`: it depends on the build before, and nothing else here does.
-            write_json(part / DIFF_FILE, diff)
-            write_json(part / "manifest.json", manifest)
+            write_json(part / MixtureDiff.FILE, diff)
+            write_json(part / MixtureManifest.FILE, manifest)
         return MixtureReport(manifest, diff, reused=False)
 
 

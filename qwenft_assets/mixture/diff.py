@@ -9,11 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 
+from qwenft_assets.records import MixtureManifest
 from qwenft_assets.storage.files import is_intact, read_json, read_parquet
 from qwenft_assets.storage.root import Storage
 
 CANDIDATES_FILE = "candidates.parquet"
-DIFF_FILE = "diff.json"
 CANDIDATE_SCHEMA = pa.schema(
     [
         ("row_id", pa.string()),
@@ -50,7 +50,7 @@ class Build:
 def previous_build(storage: Storage, recipe: str) -> Build | None:
     """The build that lies in the storage; None where there is none that is whole."""
     folder = storage.mixed_dataset(recipe)
-    manifest = read_json(folder / "manifest.json") or {}
+    manifest = read_json(folder / MixtureManifest.FILE) or {}
     path = folder / CANDIDATES_FILE
     if not is_intact(path, manifest.get("files", {}).get(CANDIDATES_FILE)):
         return None

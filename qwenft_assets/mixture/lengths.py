@@ -13,11 +13,11 @@ import numpy as np
 from qwenft_assets.config import RecipeName
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.records import MixtureLengths, MixtureManifest
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import atomic_path, read_json, write_json
 from qwenft_assets.storage.root import Storage
 
-LENGTHS_FILE = "lengths.json"
 PICTURE_FILE = "lengths.png"
 PERCENTILES = (5, 25, 50, 75, 95, 99)
 BINS = 40
@@ -66,9 +66,9 @@ def report_lengths(
         MixtureError: There is no mixture.
     """
     folder = storage.mixed_dataset(recipe)
-    manifest = read_json(folder / "manifest.json") or {}
+    manifest = read_json(folder / MixtureManifest.FILE) or {}
     key = short_hash(str(manifest.get("version")), counter.identity, str(max_length_tokens))
-    known: dict[str, Any] | None = read_json(folder / LENGTHS_FILE)
+    known: dict[str, Any] | None = read_json(folder / MixtureLengths.FILE)
     if known is None or known["key"] != key or not (folder / PICTURE_FILE).is_file():
         mixed = read_mixture(storage, recipe)
         counts = counter.count_mixture(mixed, str(manifest.get("version")), report_progress)
@@ -84,7 +84,7 @@ def report_lengths(
             "by_source": length_figures(in_order, max_length_tokens),
             "histogram": _histogram(in_order),
         }
-        write_json(folder / LENGTHS_FILE, known)
+        write_json(folder / MixtureLengths.FILE, known)
     return LengthReport(known["max_length_tokens"], known["by_source"], known["histogram"])
 
 

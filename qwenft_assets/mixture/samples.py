@@ -8,6 +8,7 @@ from typing import Any
 from qwenft_assets.config import Config, Recipe
 from qwenft_assets.errors import MixtureError
 from qwenft_assets.mixture.quotas import asked_rows
+from qwenft_assets.records import SampleManifest
 from qwenft_assets.rows import InstructionRow, table_to_rows
 from qwenft_assets.sources.sample import why_stale
 from qwenft_assets.storage.files import is_intact, read_json, read_parquet
@@ -65,7 +66,7 @@ def require_extended(
 
 def _manifest(config: Config, source: str, storage: Storage) -> dict[str, Any]:
     folder = storage.source_sample(source)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / SampleManifest.FILE)
     if manifest is None or not is_intact(folder / "rows.parquet", manifest.get("sha256")):
         raise MixtureError(
             f"{folder}: {source} is not sampled, or its sample is damaged. Run `qwenft sample "

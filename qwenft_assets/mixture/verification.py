@@ -15,6 +15,7 @@ from qwenft_assets.mixture.decontamination import find_contaminated, read_evalua
 from qwenft_assets.mixture.manifest import RATIO_TOLERANCE
 from qwenft_assets.mixture.split import find_leaks
 from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.records import MixtureManifest
 from qwenft_assets.rows import InstructionRow
 from qwenft_assets.sources.pubmedqa import official_test_ids
 from qwenft_assets.storage.files import read_json
@@ -45,7 +46,7 @@ def verify_mixture(
         MixtureError: There is no mixture, or an evaluation file cannot be read.
     """
     mixed = read_mixture(storage, recipe)
-    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json") or {}
+    manifest = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE) or {}
     return {
         "schema_valid": _schema(storage, recipe, mixed),
         "ratios_kept_or_shortfall_named": _ratios(manifest),

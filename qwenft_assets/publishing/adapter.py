@@ -8,6 +8,7 @@ from typing import Any
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.publishing.subject import Subject
 from qwenft_assets.publishing.weights import round_to_bf16
+from qwenft_assets.records import EvaluationResult, TrainingRecord
 from qwenft_assets.storage.files import read_json, write_json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -55,8 +56,8 @@ def write_records(subject: Subject, folder: Path) -> None:
     """training.json and evaluation.json without what belongs to this machine."""
     record = _for_others(subject.record, subject)
     record["settings"] = {**record["settings"], "base_model": subject.base_model}
-    write_json(folder / "training.json", record)
-    write_json(folder / "evaluation.json", _for_others(subject.evaluation, subject))
+    write_json(folder / TrainingRecord.FILE, record)
+    write_json(folder / EvaluationResult.FILE, _for_others(subject.evaluation, subject))
 
 
 def _for_others(record: Mapping[str, Any], subject: Subject) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """From an adapter version to a folder that may leave: files, card, manifest, scan."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
@@ -15,25 +16,19 @@ from qwenft_assets.publishing.git_repository import (
     REQUIREMENTS_FILE,
     render_requirements,
 )
-from qwenft_assets.publishing.manifest import (
-    FORMAT,
-    MANIFEST_FILE,
-    file_entries,
-    files_below,
-)
+from qwenft_assets.publishing.manifest import files_below, published_file
 from qwenft_assets.publishing.model_card import render_model_card
 from qwenft_assets.publishing.private_text import PrivateText
 from qwenft_assets.publishing.scan import Scanner, scan
 from qwenft_assets.publishing.subject import Subject, private_rows
-from qwenft_assets.storage.files import atomic_folder, read_json, write_json, write_text
+from qwenft_assets.records import MANIFEST_FILE, Headline, PublishedManifest
+from qwenft_assets.storage.files import atomic_folder, read_json, write_record, write_text
 
 CARD_FILE = "README.md"
 LOADING_PACKAGES = ("huggingface_hub", "numpy", "safetensors", "tokenizers")
 """Needed to load a copy, beside what the training record names."""
-METRICS = (
-    "eval_loss", "perplexity", "base_eval_loss", "base_perplexity", "delta_loss", "delta_loss_ci95",
-    "eval_tokens", "eval_rows",
-)  # fmt: skip
+Facts = dict[str, Any]
+"""Fields of the manifest that the copy of one content has beside those of all."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +39,12 @@ class Bundle:
     content: ContentName
     name: str
     """Of the copies: content, recipe and version."""
-    manifest: dict[str, Any]
+    manifest: PublishedManifest
 
     @property
     def files(self) -> dict[str, int]:
         """Size in bytes by path; the manifest last, since it stands for a whole copy."""
-        sizes = {str(entry["path"]): int(entry["bytes"]) for entry in self.manifest["files"]}
+        sizes = {file.path: file.bytes for file in self.manifest.files}
         return {**sizes, MANIFEST_FILE: (self.folder / MANIFEST_FILE).stat().st_size}
 
     @property
@@ -80,12 +75,9 @@ def build_bundle(
     ):
         facts = _WRITERS[content](subject, part, scanner, report_progress)
         paths = files_below(part)
-        manifest = {
-            **_facts(subject, content),
-            **facts,
-            "files": file_entries(part, paths),
-        }
-        write_json(part / MANIFEST_FILE, manifest)
+        files = [published_file(part, path) for path in paths]
+        manifest = _manifest(subject, content, files=files, **facts)
+        write_record(part, manifest)
         scan(part, [*paths, MANIFEST_FILE], scanner, report_progress)
     if content == "code":
         project_code.restore_modes(folder)
@@ -96,27 +88,27 @@ def _texts(row: Any) -> tuple[str, ...]:
     return (row.instruction, row.input, row.output, row.system or "")
 
 
-def _facts(subject: Subject, content: ContentName) -> dict[str, Any]:
-    return {
-        "format": FORMAT,
-        "content": content,
-        "version": subject.version,
-        "recipe": subject.recipe,
-        "released": subject.released,
-        "base_model": subject.base_model,
-        "base_revision": subject.base_revision,
-        "mixture_version": subject.mixture_version,
-        "licenses": {
+def _manifest(subject: Subject, content: ContentName, **facts: Any) -> PublishedManifest:
+    rows_by_license = Counter[str]()
+    for share in subject.shares:
+        rows_by_license[share.license] += share.train_rows + share.eval_rows
+    return PublishedManifest(
+        content=content,
+        version=subject.version,
+        recipe=subject.recipe,
+        released=subject.released,
+        base_model=subject.base_model,
+        base_revision=subject.base_revision,
+        mixture_version=subject.mixture_version,
+        licenses={
             content: subject.config.publishing.license,
-            "rows": {
-                name: sum(s.train_rows + s.eval_rows for s in subject.shares if s.license == name)
-                for name in sorted({share.license for share in subject.shares})
-            },
+            "rows": dict(sorted(rows_by_license.items())),
         },
-        "metrics": {name: subject.evaluation[name] for name in METRICS},
-        "versions": {"qwenft": installed_version("qwenft"), **subject.record["versions"]},
-        "command": f"qwenft run --recipe {subject.recipe} --config {_config_name()}",
-    }
+        metrics=Headline.model_validate(subject.evaluation),
+        versions={"qwenft": installed_version("qwenft"), **subject.record["versions"]},
+        command=f"qwenft run --recipe {subject.recipe} --config {_config_name()}",
+        **facts,
+    )
 
 
 def _config_name() -> str:
@@ -125,7 +117,7 @@ def _config_name() -> str:
     return path.resolve().relative_to(PROJECT_ROOT).as_posix() if inside else path.name
 
 
-def _write_adapter(subject: Subject, folder: Path, *_: Any) -> dict[str, Any]:
+def _write_adapter(subject: Subject, folder: Path, *_: Any) -> Facts:
     adapter.write_adapter(subject, folder)
     _write_card_and_requirements(subject, "adapter", folder)
     return {}
@@ -133,7 +125,7 @@ def _write_adapter(subject: Subject, folder: Path, *_: Any) -> dict[str, Any]:
 
 def _write_merged(
     subject: Subject, folder: Path, _: Scanner, report_progress: ReportProgress
-) -> dict[str, Any]:
+) -> Facts:
     merged = _merged(subject, report_progress)
     from qwenft_assets.publishing.merge import VERIFICATION_FILE, copy_merged
 
@@ -145,7 +137,7 @@ def _write_merged(
 
 def _write_gguf(
     subject: Subject, folder: Path, _: Scanner, report_progress: ReportProgress
-) -> dict[str, Any]:
+) -> Facts:
     from qwenft_assets.publishing.gguf import COMPARISON_FILE, find_converter, gguf_weights
     from qwenft_assets.publishing.merge import copy_merged
 
@@ -159,13 +151,13 @@ def _write_gguf(
 
 def _write_dataset(
     subject: Subject, folder: Path, scanner: Scanner, report_progress: ReportProgress
-) -> dict[str, Any]:
+) -> Facts:
     counts = write_dataset(subject, folder, scanner, report_progress)
     write_text(folder / CARD_FILE, str(render_dataset_card(subject, counts)))
     return {"rows": counts}
 
 
-def _write_code(subject: Subject, folder: Path, *_: Any) -> dict[str, Any]:
+def _write_code(subject: Subject, folder: Path, *_: Any) -> Facts:
     commit = project_code.write_code(subject.config, folder)
     if (folder / MANIFEST_FILE).exists():
         raise PublishingError(
@@ -197,7 +189,7 @@ def _write_card_and_requirements(subject: Subject, content: ContentName, folder:
     write_text(folder / REQUIREMENTS_FILE, pins)
 
 
-_WRITERS: dict[ContentName, Callable[..., dict[str, Any]]] = {
+_WRITERS: dict[ContentName, Callable[..., Facts]] = {
     "adapter": _write_adapter,
     "merged": _write_merged,
     "gguf": _write_gguf,

@@ -3,16 +3,13 @@
 It is the same for every target, so that a copy can be checked wherever it was found.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from qwenft_assets.errors import PublishingError
-from qwenft_assets.storage.files import read_json, sha256_of_file
+from qwenft_assets.records import MANIFEST_FILE, PublishedFile, PublishedManifest
+from qwenft_assets.storage.files import read_record, sha256_of_file
 
-MANIFEST_FILE = "manifest.json"
-FORMAT = 1
 ADDED_BY_PLACES = (".git", ".gitattributes", ".gitignore", ".cache")
 """What a repository or a download tool puts beside the files."""
 LFS_POINTER = b"version https://git-lfs.github.com/spec/v1\n"
@@ -23,7 +20,7 @@ class VerifiedCopy:
     """A copy whose files are exactly those of its manifest."""
 
     folder: Path
-    manifest: dict[str, Any]
+    manifest: PublishedManifest
     unlisted: tuple[str, ...]
     """Files beside them that the manifest does not name."""
 
@@ -36,16 +33,10 @@ def files_below(folder: Path) -> list[str]:
     )
 
 
-def file_entries(folder: Path, paths: Iterable[str]) -> list[dict[str, Any]]:
-    """`path`, `bytes` and `sha256` of each file, in the order given."""
-    return [
-        {
-            "path": path,
-            "bytes": (folder / path).stat().st_size,
-            "sha256": sha256_of_file(folder / path),
-        }
-        for path in paths
-    ]
+def published_file(folder: Path, path: str) -> PublishedFile:
+    """A file of a copy, as its manifest names it."""
+    file = folder / path
+    return PublishedFile(path=path, bytes=file.stat().st_size, sha256=sha256_of_file(file))
 
 
 def verify_copy(path: Path) -> VerifiedCopy:
@@ -56,21 +47,17 @@ def verify_copy(path: Path) -> VerifiedCopy:
 
     Raises:
         PublishingError: There is no manifest, or a file is missing or differs.
+        StorageError: The manifest is damaged, or of another version of qwenft.
     """
     folder = path.parent if path.name == MANIFEST_FILE else path
-    manifest = read_json(folder / MANIFEST_FILE)
+    manifest = read_record(folder, PublishedManifest)
     if manifest is None:
         raise PublishingError(
             f"{folder / MANIFEST_FILE}: no such file. Give the folder of a published copy."
         )
-    entries = manifest.get("files")
-    if manifest.get("format") != FORMAT or not isinstance(entries, list) or not entries:
-        raise PublishingError(
-            f"{folder / MANIFEST_FILE}: not a manifest of format {FORMAT}. Fetch the copy again."
-        )
-    for entry in entries:
-        _verify_file(folder, str(entry["path"]), int(entry["bytes"]), str(entry["sha256"]))
-    listed = {str(entry["path"]) for entry in entries}
+    for file in manifest.files:
+        _verify_file(folder, file)
+    listed = manifest.hashes
     unlisted = tuple(
         name
         for name in files_below(folder)
@@ -79,22 +66,23 @@ def verify_copy(path: Path) -> VerifiedCopy:
     return VerifiedCopy(folder, manifest, unlisted)
 
 
-def _verify_file(folder: Path, name: str, size: int, sha256: str) -> None:
-    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+def _verify_file(folder: Path, entry: PublishedFile) -> None:
+    path = PurePosixPath(entry.path)
+    if path.is_absolute() or ".." in path.parts:
         raise PublishingError(
-            f"{folder / MANIFEST_FILE}: names {name}, which lies outside the copy. Do not use it."
+            f"{folder / MANIFEST_FILE}: names {path}, which lies outside the copy. Do not use it."
         )
-    file = folder / name
+    file = folder / path
     if not file.is_file():
         raise PublishingError(f"{file}: missing, the manifest names it. Fetch the copy again.")
-    if file.stat().st_size != size:
+    if file.stat().st_size != entry.bytes:
         with file.open("rb") as start:
             if start.read(len(LFS_POINTER)) == LFS_POINTER:
                 raise PublishingError(f"{file}: a Git LFS pointer. Run `git lfs pull` there.")
         raise PublishingError(
-            f"{file}: {file.stat().st_size} bytes, the manifest says {size}. Fetch it again."
+            f"{file}: {file.stat().st_size} bytes, the manifest says {entry.bytes}. Fetch it again."
         )
-    if (actual := sha256_of_file(file)) != sha256:
+    if (actual := sha256_of_file(file)) != entry.sha256:
         raise PublishingError(
-            f"{file}: sha256 is {actual}, the manifest says {sha256}. Fetch it again."
+            f"{file}: sha256 is {actual}, the manifest says {entry.sha256}. Fetch it again."
         )

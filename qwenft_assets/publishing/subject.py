@@ -15,6 +15,7 @@ from qwenft_assets.config import Config, RecipeName
 from qwenft_assets.errors import PublishingError
 from qwenft_assets.evaluation.job import read_evaluation
 from qwenft_assets.inference.load import NO_ADAPTER, resolve_adapter
+from qwenft_assets.records import MixtureManifest
 from qwenft_assets.release.registry import read_champion
 from qwenft_assets.rows import InstructionRow, is_private, table_to_rows
 from qwenft_assets.storage.files import read_json
@@ -80,7 +81,7 @@ class Subject:
     def mixture_folder(self) -> Path | None:
         """The mixture, while the one in the storage is still the one trained on."""
         folder = self.storage.mixed_dataset(self.recipe)
-        manifest = read_json(folder / "manifest.json") or {}
+        manifest = read_json(folder / MixtureManifest.FILE) or {}
         return folder if manifest.get("version") == self.mixture_version else None
 
     @cached_property
@@ -148,7 +149,7 @@ def find_subject(
         storage=storage,
         recipe=recipe,
         version=version,
-        released=champion is not None and champion["version"] == version,
+        released=champion is not None and champion.version == version,
         record=record,
         evaluation=evaluation,
         base_model=base_model,

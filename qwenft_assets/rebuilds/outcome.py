@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qwenft_assets.mixture.diff import DIFF_FILE
+from qwenft_assets.records import MixtureDiff
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
 
@@ -20,7 +20,7 @@ def mixture_changes(
         recipe: Its recipe.
         since: A mixture's version; when that is the present one, nothing has changed.
     """
-    diff = read_json(storage.mixed_dataset(recipe) / DIFF_FILE)
+    diff = read_json(storage.mixed_dataset(recipe) / MixtureDiff.FILE)
     if diff is not None and diff["version"] == since:
         return []
     return None if diff is None or diff["previous_version"] is None else diff["changes"]

@@ -11,6 +11,7 @@ from qwenft_assets.evaluation.job import is_current, plan_evaluation, read_evalu
 from qwenft_assets.mixture.build import mixture_inputs, recipe_of
 from qwenft_assets.mixture.samples import sample_manifests, sources_of
 from qwenft_assets.model.row_lengths import row_lengths
+from qwenft_assets.records import MixtureManifest
 from qwenft_assets.release.history import withdrawal_of
 from qwenft_assets.release.registry import is_decided, read_champion, read_history
 from qwenft_assets.storage.files import read_json
@@ -57,7 +58,7 @@ def _stages(config: Config, recipe: RecipeName, storage: Storage) -> Iterator[tu
     counter = None
     if config.mixture.over_long != "truncate":
         counter = row_lengths(config.training, storage)
-    mixture = read_json(storage.mixed_dataset(recipe) / "manifest.json")
+    mixture = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE)
     if mixture is None:
         raise _DueError("no mixture yet")
     if mixture["inputs"] != mixture_inputs(config, settings, samples, counter):
@@ -77,4 +78,4 @@ def _stages(config: Config, recipe: RecipeName, storage: Storage) -> Iterator[tu
     champion = read_champion(storage, recipe)
     if withdrawn is None and not is_decided(config, job, storage):
         raise _DueError(f"the gate has not decided on adapter {training.version} yet")
-    yield "release", f"champion {champion['version']}" if champion else "no champion"
+    yield "release", f"champion {champion.version}" if champion else "no champion"

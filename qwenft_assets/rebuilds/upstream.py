@@ -10,6 +10,7 @@ from qwenft_assets.config import SOURCE_NAMES, Config, HubSource, RecipeName, So
 from qwenft_assets.errors import SourceError
 from qwenft_assets.mixture.build import recipe_of
 from qwenft_assets.mixture.samples import sources_of
+from qwenft_assets.records import SampleManifest
 from qwenft_assets.sources.hub import resolve_commit
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.registry import repositories, scan_source
@@ -62,7 +63,7 @@ def source_state(
 ) -> SourceState:
     """One source's sample beside upstream; `seen` keeps what the Hub said of a repository."""
     folder = storage.source_sample(source)
-    manifest = read_json(folder / "manifest.json")
+    manifest = read_json(folder / SampleManifest.FILE)
     if manifest is None or not is_intact(folder / "rows.parquet", manifest.get("sha256")):
         return SourceState(source, None, None, None, "not sampled yet, or the sample is damaged")
     version, sampled = str(manifest["version"]), str(manifest["revision"])

@@ -6,15 +6,7 @@ from typing import Any
 
 from qwenft_assets.config import ReleaseConfig
 from qwenft_assets.evaluation.models import ADAPTER, BASE
-
-
-@dataclass(frozen=True)
-class RuleResult:
-    """One rule, whether it holds, and the figures that say so."""
-
-    name: str
-    passed: bool
-    detail: str
+from qwenft_assets.records import RuleResult
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from qwenft_assets.config import Config, RecipeName
+from qwenft_assets.records import Latest, TrainingRecord
 from qwenft_assets.release.history import champions_in_turn, read_history
-from qwenft_assets.storage.files import read_json
+from qwenft_assets.release.registry import read_champion
+from qwenft_assets.storage.files import read_record
 from qwenft_assets.storage.root import Storage
-from qwenft_assets.training.job import RECORD_FILE
 
 KEPT_CHAMPIONS = 2
 """The champion, and what a rollback would bring back."""
@@ -25,7 +26,9 @@ def prune_versions(config: Config, recipe: RecipeName, storage: Storage) -> list
         return []
     with storage.lock(f"release-{recipe}"):
         kept = _in_use(storage, recipe)
-        folders = [path.parent for path in storage.adapters(recipe).glob(f"*/{RECORD_FILE}")]
+        folders = [
+            path.parent for path in storage.adapters(recipe).glob(f"*/{TrainingRecord.FILE}")
+        ]
         folders = [folder for folder in folders if not folder.name.startswith(".")]
         folders.sort(key=_trained_at)
         removed = [
@@ -39,13 +42,13 @@ def prune_versions(config: Config, recipe: RecipeName, storage: Storage) -> list
 
 def _in_use(storage: Storage, recipe: RecipeName) -> set[str]:
     used: set[str] = set()
-    champion = read_json(storage.release(recipe) / "champion.json")
+    champion = read_champion(storage, recipe)
     if champion is not None:
-        turn = champions_in_turn(read_history(storage, recipe), champion["version"])
-        used |= {champion["version"], *turn[-KEPT_CHAMPIONS:]}
-    latest = read_json(storage.adapters(recipe) / "latest.json")
-    return used | ({latest["version"]} if latest else set())
+        turn = champions_in_turn(read_history(storage, recipe), champion.version)
+        used |= {champion.version, *turn[-KEPT_CHAMPIONS:]}
+    latest = read_record(storage.adapters(recipe), Latest)
+    return used | ({latest.version} if latest else set())
 
 
 def _trained_at(folder: Path) -> float:
-    return (folder / RECORD_FILE).stat().st_mtime
+    return (folder / TrainingRecord.FILE).stat().st_mtime

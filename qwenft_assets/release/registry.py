@@ -7,6 +7,7 @@ the next one finishes the move.
 
 import getpass
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,33 +15,18 @@ from typing import Any
 from qwenft_assets.config import Config, RecipeName, ReleaseConfig
 from qwenft_assets.errors import ReleaseError
 from qwenft_assets.evaluation.job import EvaluationJob, is_current, read_evaluation
+from qwenft_assets.records import Champion, HistoryLine, RuleResult, TrainingRecord
 from qwenft_assets.release.gate import GateDecision, decide
 from qwenft_assets.release.history import (
     BY_HAND,
-    PROMOTE,
-    REFUSE,
-    RELEASE,
-    ROLLBACK,
     champions_in_turn,
     last_decision,
     read_history,
     withdrawal_of,
 )
-from qwenft_assets.storage.files import append_json_line, read_json, write_json
+from qwenft_assets.storage.files import append_json_line, read_record, write_record
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import training_record
-
-KEPT_KEYS = (
-    "eval_loss",
-    "perplexity",
-    "base_eval_loss",
-    "base_perplexity",
-    "delta_loss",
-    "delta_loss_ci95",
-    "mixture_version",
-    "base_model",
-    "base_revision",
-)
 
 
 @dataclass(frozen=True)
@@ -53,11 +39,10 @@ class ReleaseReport:
     reused: bool
     """It was decided before, on the same figures."""
     reasons: tuple[str, ...]
-    champion: dict[str, Any] | None
+    champion: Champion | None
     previous: str | None
     """The champion before this decision."""
-    rules: tuple[dict[str, Any], ...]
-    """Each rule of the gate: name, passed, detail."""
+    rules: tuple[RuleResult, ...]
 
 
 def release_adapter(config: Config, job: EvaluationJob, storage: Storage) -> ReleaseReport:
@@ -75,43 +60,43 @@ def release_adapter(config: Config, job: EvaluationJob, storage: Storage) -> Rel
                 f"against the present champion. Run `qwenft run --recipe {recipe}`."
             )
         champion = read_champion(storage, recipe)
-        previous = champion["version"] if champion else None
+        previous = champion.version if champion else None
         last = last_decision(storage, recipe)
-        if last and previous == version == last["version"] and last["action"] in BY_HAND:
-            rules, reasons = tuple(last.get("rules", ())), tuple(last["reasons"])
-            return ReleaseReport(version, True, True, reasons, champion, previous, rules)
+
+        def report(line: HistoryLine, *, reused: bool) -> ReleaseReport:
+            rules = line.rules or ()
+            return ReleaseReport(
+                version, line.released, reused, line.reasons, champion, previous, rules
+            )
+
+        if last and previous == version == last.version and last.action in BY_HAND:
+            return report(last, reused=True)
         if last and _same_question(last, evaluation, config.release):
-            rules, reasons = tuple(last["rules"]), tuple(last["reasons"])
-            if last["released"] and previous == last["previous"] != version:
+            if last.released and previous == last.previous != version:
                 champion = _point_to(storage, recipe, last)  # the move that a kill cut short
-                return ReleaseReport(version, True, False, reasons, champion, previous, rules)
-            if previous == (version if last["released"] else last["previous"]):
-                released = last["released"]
-                return ReleaseReport(version, released, True, reasons, champion, previous, rules)
+                return report(last, reused=False)
+            if previous == (version if last.released else last.previous):
+                return report(last, reused=True)
         decision = _decide(evaluation, storage, recipe, version, previous, config.release)
-        entry = {
-            **_entry(RELEASE if decision.passed else REFUSE, version, previous, evaluation),
-            "reasons": list(decision.reasons),
-            "rules": [vars(rule) for rule in decision.rules],
-            "settings": config.release.model_dump(mode="json"),
-        }
-        append_json_line(storage.release(recipe) / "history.jsonl", entry)
-        if decision.passed:
-            champion = _point_to(storage, recipe, entry)
-        return ReleaseReport(
-            version,
-            decision.passed,
-            False,
-            decision.reasons,
-            champion,
-            previous,
-            tuple(entry["rules"]),
+        line = _append(
+            storage,
+            recipe,
+            evaluation,
+            action="release" if decision.passed else "refuse",
+            version=version,
+            previous=previous,
+            reasons=decision.reasons,
+            rules=decision.rules,
+            settings=config.release.model_dump(mode="json"),
         )
+        if decision.passed:
+            champion = _point_to(storage, recipe, line)
+        return report(line, reused=False)
 
 
 def promote(
     config: Config, storage: Storage, recipe: RecipeName, version: str, why: str, *, force: bool
-) -> dict[str, Any]:
+) -> HistoryLine:
     """Make a version the champion by hand; returns the line of the history.
 
     Raises:
@@ -120,7 +105,7 @@ def promote(
     """
     with storage.lock(f"release-{recipe}"):
         champion = read_champion(storage, recipe)
-        previous = champion["version"] if champion else None
+        previous = champion.version if champion else None
         if version == previous:
             raise ReleaseError(
                 f"{version} is the champion of {recipe} already. Nothing needs to be done."
@@ -139,19 +124,23 @@ def promote(
                 f"{version}: the gate says no ({'; '.join(decision.reasons)}). Add --force to "
                 "promote it all the same."
             )
-        entry = {
-            **_entry(PROMOTE, version, previous, evaluation),
-            "why": why,
-            "forced": not decision.passed,
-            "reasons": [f"promoted by hand: {why}"],
-            "rules": [vars(rule) for rule in decision.rules],
-        }
-        append_json_line(storage.release(recipe) / "history.jsonl", entry)
-        _point_to(storage, recipe, entry)
-        return entry
+        line = _append(
+            storage,
+            recipe,
+            evaluation,
+            action="promote",
+            version=version,
+            previous=previous,
+            why=why,
+            forced=not decision.passed,
+            reasons=[f"promoted by hand: {why}"],
+            rules=decision.rules,
+        )
+        _point_to(storage, recipe, line)
+        return line
 
 
-def rollback(storage: Storage, recipe: RecipeName, why: str) -> dict[str, Any]:
+def rollback(storage: Storage, recipe: RecipeName, why: str) -> HistoryLine:
     """Bring back the champion before the present one; returns the line of the history.
 
     Raises:
@@ -165,30 +154,34 @@ def rollback(storage: Storage, recipe: RecipeName, why: str) -> dict[str, Any]:
                 f"back. Run `qwenft run --recipe {recipe}`."
             )
         history = read_history(storage, recipe)
-        before = champions_in_turn(history, champion["version"])[:-1]
+        before = champions_in_turn(history, champion.version)[:-1]
         if not before:
             raise ReleaseError(
-                f"{champion['version']} is the first champion of {recipe}: there is none to go back "
+                f"{champion.version} is the first champion of {recipe}: there is none to go back "
                 "to. `qwenft releases list` shows the versions."
             )
         version = before[-1]
         _require_adapter(storage, recipe, version)
-        figures = next(
-            line for line in reversed(history) if line["version"] == version and line["released"]
+        released = next(
+            line for line in reversed(history) if line.version == version and line.released
         )
-        entry = {
-            **_entry(ROLLBACK, version, champion["version"], figures),
-            "why": why,
-            "reasons": [f"rolled back from {champion['version']}: {why}"],
-        }
-        append_json_line(storage.release(recipe) / "history.jsonl", entry)
-        _point_to(storage, recipe, entry)
-        return entry
+        line = _append(
+            storage,
+            recipe,
+            released.model_dump(exclude={"forced", "rules", "settings"}),
+            action="rollback",
+            version=version,
+            previous=champion.version,
+            why=why,
+            reasons=[f"rolled back from {champion.version}: {why}"],
+        )
+        _point_to(storage, recipe, line)
+        return line
 
 
-def read_champion(storage: Storage, recipe: RecipeName) -> dict[str, Any] | None:
-    """The released adapter's entry; None while nothing was released."""
-    return read_json(storage.release(recipe) / "champion.json")
+def read_champion(storage: Storage, recipe: RecipeName) -> Champion | None:
+    """The released adapter; None while nothing was released."""
+    return read_record(storage.release(recipe), Champion)
 
 
 def is_decided(config: Config, job: EvaluationJob, storage: Storage) -> bool:
@@ -196,25 +189,23 @@ def is_decided(config: Config, job: EvaluationJob, storage: Storage) -> bool:
     evaluation = read_evaluation(storage, job.recipe, job.adapter_version)
     last = last_decision(storage, job.recipe)
     champion = read_champion(storage, job.recipe)
-    is_champion = champion is not None and champion["version"] == job.adapter_version
+    is_champion = champion is not None and champion.version == job.adapter_version
     if evaluation is None or last is None:
         return False
-    if last["action"] in BY_HAND:
+    if last.action in BY_HAND:
         return is_champion
     # A kill between the line of the history and the pointer leaves a release undone.
-    return _same_question(last, evaluation, config.release) and last["released"] == is_champion
+    return _same_question(last, evaluation, config.release) and last.released == is_champion
 
 
-def _same_question(
-    last: dict[str, Any], evaluation: dict[str, Any], settings: ReleaseConfig
-) -> bool:
+def _same_question(last: HistoryLine, evaluation: dict[str, Any], settings: ReleaseConfig) -> bool:
     """Whether the newest line is a decision of the gate on the same figures and settings."""
     return (
-        last["action"] in {RELEASE, REFUSE}
-        and last["version"] == evaluation["adapter_version"]
-        and last["inputs"] == evaluation["inputs"]
-        and last["settings"] == settings.model_dump(mode="json")
-        and last["champion_version"] == evaluation["champion_version"]
+        last.action not in BY_HAND
+        and last.version == evaluation["adapter_version"]
+        and last.inputs == evaluation["inputs"]
+        and last.settings == settings.model_dump(mode="json")
+        and last.champion_version == evaluation["champion_version"]
     )
 
 
@@ -231,32 +222,32 @@ def _decide(
     return decide(evaluation, rival, settings, None if previous == version else withdrawn)
 
 
-def _entry(
-    action: str, version: str, previous: str | None, figures: dict[str, Any]
-) -> dict[str, Any]:
-    return {
-        "action": action,
-        "version": version,
-        "released": action != REFUSE,
-        "previous": previous,
+def _append(
+    storage: Storage, recipe: RecipeName, figures: Mapping[str, Any], **decided: Any
+) -> HistoryLine:
+    """Write down a decision or move, with the figures that it rests on."""
+    own = {
+        "released": decided["action"] != "refuse",
         "at": datetime.now(tz=UTC).isoformat(timespec="seconds"),
         "who": _who(),
-        "inputs": figures["inputs"],
-        "champion_version": figures.get("champion_version"),
-        **{key: figures[key] for key in KEPT_KEYS},
     }
+    line = HistoryLine.model_validate({**figures, **own, **decided})
+    append_json_line(storage.release(recipe) / line.FILE, line.as_json())
+    return line
 
 
-def _point_to(storage: Storage, recipe: RecipeName, entry: dict[str, Any]) -> dict[str, Any]:
-    champion = {key: entry[key] for key in ("version", "at", "who", "reasons", *KEPT_KEYS)}
-    write_json(storage.release(recipe) / "champion.json", champion)
+def _point_to(storage: Storage, recipe: RecipeName, line: HistoryLine) -> Champion:
+    champion = Champion.model_validate(line.model_dump())
+    write_record(storage.release(recipe), champion)
     return champion
 
 
 def _require_adapter(storage: Storage, recipe: RecipeName, version: str) -> None:
     storage.fetch(storage.adapter(recipe, version))
     if training_record(storage, recipe, version) is None:
-        known = sorted(p.parent.name for p in storage.adapters(recipe).glob("*/training.json"))
+        known = sorted(
+            p.parent.name for p in storage.adapters(recipe).glob(f"*/{TrainingRecord.FILE}")
+        )
         raise ReleaseError(
             f"{storage.adapter(recipe, version)}: no such adapter. There is: "
             f"{', '.join(known) or 'none yet: run `qwenft run`'}."

@@ -20,6 +20,7 @@ import pyarrow as pa
 from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
 from qwenft_assets.progress import ReportProgress, no_progress
+from qwenft_assets.records import SampleManifest
 from qwenft_assets.rows import (
     row_hash,
     rows_to_table,
@@ -92,7 +93,7 @@ def sample_source(
     )
     folder = storage.source_sample(source)
     with storage.lock(f"source_sample-{source}"):
-        manifest = read_json(folder / "manifest.json")
+        manifest = read_json(folder / SampleManifest.FILE)
         known = manifest if manifest and manifest.get("identity") == identity else None
         quota = _quota(settings, max_rows, known)
         intact = known and is_intact(folder / "rows.parquet", known.get("sha256"))
@@ -100,7 +101,7 @@ def sample_source(
             if known.get("settings") != settings_version(config, source):
                 # Another origin with the same files: the rows stay, what they are taken for changes.
                 known = {**known, **_place(config, source)}
-                write_json(folder / "manifest.json", known)
+                write_json(folder / SampleManifest.FILE, known)
             return SampleReport(known, reused=True)
         cache = ShardCache(folder / "shards" / identity, scan, getattr(settings, "seed", 0))
         taken = _take(config, cache, quota, report_progress)
@@ -131,7 +132,7 @@ def sample_source(
             "also_in": dict(sorted(taken.also_in.items())),
             "findings": dict(sorted(tally.findings.items())),
         }
-        write_json(folder / "manifest.json", manifest)
+        write_json(folder / SampleManifest.FILE, manifest)
         _forget_other_scans(folder / "shards", identity)
         return SampleReport(manifest, reused=False, seconds=time.monotonic() - started)
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qwenft_assets.errors import StorageError
+from qwenft_assets.records import RECORD_FILES
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import atomic_path, is_intact, sha256_of_file
 from qwenft_assets.storage.locking import hold, try_hold
@@ -26,13 +27,6 @@ from qwenft_assets.storage.object_store import MissingObjectError, ObjectStore
 
 POINTER_FILE = "current.json"
 FILES_PREFIX = "files-"
-RECORD_FILES = frozenset(
-    {
-        *("manifest.json", "training.json", "evaluation.json"),
-        *("diff.json", "lengths.json", "latest.json", "champion.json", "history.jsonl"),
-    }
-)
-"""Small files that describe an artifact; written last."""
 KEPT_SECONDS = 24 * 3600.0
 """How long files stay that no pointer names any more: someone may still be reading or uploading them."""
 ATTEMPTS_AT_A_POINTER = 3

@@ -10,7 +10,7 @@ import json
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +20,11 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ValidationError
 
 from qwenft_assets.errors import QwenftError, StorageError
+from qwenft_assets.records import Record
 from qwenft_assets.storage.locking import is_alive
 
-Record = TypeVar("Record", bound=BaseModel)
+Line = TypeVar("Line", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Record)
 
 
 @contextmanager
@@ -128,8 +130,8 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def read_json_lines(
-    path: Path, model: type[Record], error_kind: type[QwenftError], example: str
-) -> list[Record]:
+    path: Path, model: type[Line], error_kind: type[QwenftError], example: str
+) -> list[Line]:
     """The records of a JSON lines file that a user wrote; empty lines are skipped.
 
     Raises:
@@ -141,7 +143,7 @@ def read_json_lines(
         raise error_kind(
             f"{path}: cannot be read ({error}). It holds lines like {example}."
         ) from error
-    records: list[Record] = []
+    records: list[Line] = []
     # Not splitlines(): it would also break at U+2028 and others that stand inside strings.
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -158,13 +160,63 @@ def read_json_lines(
     return records
 
 
-def append_json_line(path: Path, value: dict[str, Any]) -> None:
+def read_record(folder: Path, kind: type[Kind]) -> Kind | None:
+    """The record of that kind in a folder; None when there is none.
+
+    Raises:
+        StorageError: It is damaged, or of a version of this program that wrote other fields.
+    """
+    path = folder / kind.FILE
+    values = read_json(path)
+    return None if values is None else _validated(values, kind, str(path))
+
+
+def write_record(folder: Path, record: Record) -> None:
+    """Write a record atomically into a folder, under its name."""
+    write_json(folder / record.FILE, record.as_json())
+
+
+def read_lines(folder: Path, kind: type[Kind]) -> list[Kind]:
+    """The records of a JSON lines file in a folder; none when there is no file.
+
+    Raises:
+        StorageError: A line is damaged, or of a version of this program that wrote other fields.
+    """
+    path = folder / kind.FILE
+    if not path.exists():
+        return []
+    records: list[Kind] = []
+    # Not splitlines(): it would also break at U+2028 and others that stand inside strings.
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if line.strip():
+            where = f"{path}: line {number}"
+            try:
+                values = json.loads(line)
+            except ValueError as error:
+                raise StorageError(f"{where} is not JSON ({error}). {kind.REMEDY}") from error
+            records.append(_validated(values, kind, where))
+    return records
+
+
+def append_json_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append one JSON line in a single write, so that a kill leaves whole lines only."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     with path.open("ab", buffering=0) as file:
         file.write(line.encode("utf-8"))
         os.fsync(file.fileno())
+
+
+def _validated(values: Any, kind: type[Kind], where: str) -> Kind:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise StorageError(
+            f"{where}: field {field!r}: {first['msg']}. It is damaged, or another version of qwenft "
+            f"wrote it. {kind.REMEDY}"
+        ) from error
 
 
 def write_parquet(path: Path, table: pa.Table) -> None:

@@ -5,15 +5,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from qwenft_assets.errors import StorageError
+from qwenft_assets.records import (
+    EvaluationResult,
+    MixtureManifest,
+    PublishedManifest,
+    SampleManifest,
+    TrainingRecord,
+)
 from qwenft_assets.storage.files import is_intact, read_json
 from qwenft_assets.storage.root import Storage
 
 RECORDS = (
-    "source_sample/*/manifest.json",
-    "mixed_dataset/*/manifest.json",
-    "lora_adapter/*/*/training.json",
-    "evaluation/*/*/evaluation.json",
-    "published_adapter/*/*/*/manifest.json",
+    f"source_sample/*/{SampleManifest.FILE}",
+    f"mixed_dataset/*/{MixtureManifest.FILE}",
+    f"lora_adapter/*/*/{TrainingRecord.FILE}",
+    f"evaluation/*/*/{EvaluationResult.FILE}",
+    f"published_adapter/*/*/*/{PublishedManifest.FILE}",
 )
 """Each is the last file written to its folder, and holds the sha256 of the others."""
 

@@ -21,6 +21,7 @@ from qwenft_assets.model.memory import (
     plan_memory,
     shape_of,
 )
+from qwenft_assets.records import MixtureLengths, MixtureManifest
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import GIB, Storage
 from qwenft_assets.training.run import evaluation_interval, optimizer_steps
@@ -102,8 +103,8 @@ def work_of(config: Config, recipe: RecipeName, storage: Storage) -> Work:
         base = BaseModelRef(name=settings.base_model, revision="unknown", kind="hub", path="")
         assumptions.append(f"the base model's sizes: {error}")
     shape = base_shape(base)
-    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json")
-    lengths = read_json(storage.mixed_dataset(recipe) / "lengths.json")
+    manifest = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE)
+    lengths = read_json(storage.mixed_dataset(recipe) / MixtureLengths.FILE)
     if manifest:
         train_rows, eval_rows = manifest["train_rows"], manifest["eval_rows"]
     else:

@@ -7,6 +7,7 @@ from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
 from qwenft_assets.model.base import BaseModelRef, base_model_here, find_base_model
 from qwenft_assets.processes.run import StageJob
+from qwenft_assets.records import Latest, MixtureManifest, TrainingRecord
 from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, write_json
 from qwenft_assets.storage.integrity import is_whole
@@ -24,8 +25,6 @@ PLACEMENT_SETTINGS = {
 engine's name stand for in the version."""
 LATER_SETTINGS = {"lora_plus_ratio"}
 """Settings that are newer than the first adapters: null, they leave an adapter's version as it was."""
-RECORD_FILE = "training.json"
-LATEST_FILE = "latest.json"
 
 
 class TrainingJob(StageJob):
@@ -61,7 +60,7 @@ def require_mixture(storage: Storage, recipe: RecipeName, version: str) -> None:
     Raises:
         MixtureError: It is another one, or there is none.
     """
-    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json") or {}
+    manifest = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE) or {}
     if manifest.get("version") != version:
         raise MixtureError(
             f"{storage.where}: the mixture of {recipe} is {manifest.get('version', 'gone')} by now, and "
@@ -76,7 +75,7 @@ def plan_training(config: Config, recipe: RecipeName, storage: Storage, device: 
         MixtureError: There is no mixture of that recipe yet.
         BaseModelError: The base model cannot be found.
     """
-    manifest = read_json(storage.mixed_dataset(recipe) / "manifest.json")
+    manifest = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE)
     if manifest is None:
         raise MixtureError(
             f"{storage.mixed_dataset(recipe)}: no mixture yet. Run `qwenft run --recipe {recipe}`."
@@ -112,19 +111,19 @@ def _unset(settings: TrainingConfig) -> set[str]:
 
 def training_record(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
     """The record of a finished adapter; None while there is none."""
-    return read_json(storage.adapter(recipe, version) / RECORD_FILE)
+    return read_json(storage.adapter(recipe, version) / TrainingRecord.FILE)
 
 
 def whole_adapter(storage: Storage, recipe: str, version: str) -> dict[str, Any] | None:
     """The record of a finished adapter whose files are as it says; None while there is none."""
     record = training_record(storage, recipe, version)
     folder = storage.adapter(recipe, version)
-    return record if record is not None and is_whole(folder / RECORD_FILE) else None
+    return record if record is not None and is_whole(folder / TrainingRecord.FILE) else None
 
 
 def point_to_latest(storage: Storage, recipe: str, version: str) -> None:
     """Make a version the latest."""
-    pointer = storage.adapters(recipe) / LATEST_FILE
+    pointer = storage.adapters(recipe) / Latest.FILE
     if read_json(pointer) != {"version": version}:
         write_json(pointer, {"version": version})
 
@@ -135,7 +134,7 @@ def latest_version(storage: Storage, recipe: str) -> str:
     Raises:
         AdapterError: Nothing was trained yet.
     """
-    pointer = read_json(storage.adapters(recipe) / LATEST_FILE)
+    pointer = read_json(storage.adapters(recipe) / Latest.FILE)
     if pointer is None:
         raise AdapterError(
             f"{storage.adapters(recipe)}: no adapter yet. Run `qwenft run --recipe {recipe}`, or "

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from qwenft_assets.model.tokens import TokenRow, TokenRows, lengths_of
+from qwenft_assets.records import TrainingRecord
 from qwenft_assets.storage.files import atomic_folder, read_json, sha256_of_file, write_json
-from qwenft_assets.training.job import RECORD_FILE, TrainingJob, point_to_latest
+from qwenft_assets.training.job import TrainingJob, point_to_latest
 from qwenft_assets.training.loss_curve import draw_loss_curve
 from qwenft_assets.training.run import LossHistory, TrainingRun, sequences
 
@@ -81,7 +82,7 @@ def publish(run: TrainingRun, model: Any, tokenizer: Any, record: dict[str, Any]
         draw_loss_curve(history.train, history.eval, folder / "loss.png")
         files = sorted(file for file in folder.iterdir() if file.is_file())
         record = {**record, "files": {file.name: sha256_of_file(file) for file in files}}
-        write_json(folder / RECORD_FILE, record)
+        write_json(folder / TrainingRecord.FILE, record)
     point_to_latest(run.storage, job.recipe, job.version)
     return record
 

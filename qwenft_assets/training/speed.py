@@ -8,6 +8,7 @@ from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import StorageError
 from qwenft_assets.model.device import Device
 from qwenft_assets.model.memory import MemoryPlan, ModelShape
+from qwenft_assets.records import TrainingRecord
 from qwenft_assets.storage.files import read_json
 from qwenft_assets.storage.root import Storage
 
@@ -77,7 +78,7 @@ def _measured(
     base_model: str, settings: TrainingConfig, storage: Storage, device: Device
 ) -> Speed | None:
     found: list[tuple[float, dict[str, Any]]] = []
-    for path in storage.root.glob("lora_adapter/*/*/training.json"):
+    for path in storage.root.glob(f"lora_adapter/*/*/{TrainingRecord.FILE}"):
         try:
             record = read_json(path) or {}
         except StorageError:

@@ -7,8 +7,10 @@ import pytest
 from qwenft_assets.cli.summary import print_summary, summarize
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.errors import AdapterError
+from qwenft_assets.records import Champion, HistoryLine
 from qwenft_assets.storage.files import append_json_line, write_json
 from qwenft_assets.storage.root import Storage
+from qwenft_assets_tests.made_up_records import made_up, put
 
 VERSION = "0f1e2d3c4b5a6978"
 REASONS = ["better than the base: delta loss -0.1411", "no champion yet"]
@@ -50,9 +52,9 @@ def rebuilt(storage):
     write_json(storage.mixed_dataset("small") / "manifest.json", MIXTURE)
     write_json(storage.adapters("small") / "latest.json", {"version": VERSION})
     write_json(storage.evaluation("small", VERSION) / "evaluation.json", EVALUATION)
-    decision = {"version": VERSION, "released": True, "reasons": REASONS}
-    append_json_line(storage.release("small") / "history.jsonl", decision)
-    write_json(storage.release("small") / "champion.json", {"version": VERSION})
+    decision = made_up(HistoryLine, version=VERSION, reasons=REASONS)
+    append_json_line(storage.release("small") / HistoryLine.FILE, decision.as_json())
+    put(storage.release("small"), Champion, version=VERSION)
     return storage
 
 
@@ -110,8 +112,14 @@ def test_below_the_table_stand_change_outcome_and_places(rebuilt, printed):
 
 
 def test_a_refusal_is_named_with_its_reason(rebuilt, printed):
-    refusal = {"version": VERSION, "released": False, "reasons": ["not better than the champion"]}
-    append_json_line(rebuilt.release("small") / "history.jsonl", refusal)
+    refusal = made_up(
+        HistoryLine,
+        version=VERSION,
+        action="refuse",
+        released=False,
+        reasons=["not better than the champion"],
+    )
+    append_json_line(rebuilt.release("small") / HistoryLine.FILE, refusal.as_json())
     lines = printed(summarize(CONFIG, "small", rebuilt, 1, []))
     assert "not released: not better than the champion" in lines
 

@@ -116,8 +116,9 @@ def test_an_adapter_trained_on_nonsense_is_refused_with_the_rule_named(trained, 
     assert not report.released
     rule = f"not_worse_than_champion: against champion {report.previous}: delta loss +"
     assert any(reason.startswith(rule) for reason in report.reasons)
-    champion = read_champion(worse.storage, "small") or {}
-    assert champion["version"] == report.previous == trained.job.adapter_version
+    champion = read_champion(worse.storage, "small")
+    assert champion is not None
+    assert champion.version == report.previous == trained.job.adapter_version
     assert release_adapter(worse.config, worse.job, worse.storage).reused
 
 

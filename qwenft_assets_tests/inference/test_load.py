@@ -6,9 +6,11 @@ from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import AdapterError, BaseModelError
 from qwenft_assets.inference.load import load_model, resolve_adapter
 from qwenft_assets.model.base import BaseModelRef, find_base_model
+from qwenft_assets.records import Champion
 from qwenft_assets.storage.files import write_json
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import TURN_END
+from qwenft_assets_tests.made_up_records import put
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
 OLD, NEW = "aaaaaaaaaaaaaaaa", "bbbbbbbbbbbbbbbb"
@@ -21,7 +23,7 @@ def put_adapter(storage, version, base="tiny", revision="1"):
 
 
 def put_champion(storage, version):
-    write_json(storage.release("small") / "champion.json", {"version": version})
+    put(storage.release("small"), Champion, version=version)
 
 
 @pytest.fixture

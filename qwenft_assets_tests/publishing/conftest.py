@@ -10,10 +10,12 @@ import pytest
 from qwenft_assets.config import Config, LoraConfig, load_config
 from qwenft_assets.publishing.publish import prepare
 from qwenft_assets.publishing.subject import find_subject
+from qwenft_assets.records import Champion
 from qwenft_assets.rows import MIXED_SCHEMA, make_row, rows_to_table
 from qwenft_assets.storage.files import write_json, write_parquet
 from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.commands import Deployment, make_deployment
+from qwenft_assets_tests.made_up_records import put
 from qwenft_assets_tests.tiny_model import write_tiny_model
 
 VERSION = "0123456789abcdef"
@@ -126,7 +128,7 @@ def write_records(storage, config, base):
     write_json(folder / "evaluation.json", evaluation)
     (folder / "report.md").write_text(PRIVATE_REPORT, encoding="utf-8")
     (folder / "samples.jsonl").write_text(json.dumps({"a": PRIVATE_REPORT}), encoding="utf-8")
-    write_json(storage.release("small") / "champion.json", {"version": VERSION})
+    put(storage.release("small"), Champion, version=VERSION)
 
 
 @dataclass(frozen=True)

@@ -44,5 +44,5 @@ def test_switched_on_it_publishes_the_champion_once(materialize, released, tmp_p
         assert verify_copy(tmp_path / "copies" / f"adapter-small-{VERSION}").unlisted == ()
     assert event.materialization.tags["dagster/data_version"] == VERSION
     assert len(shown["files"].records) == len(
-        verify_copy(tmp_path / "copies" / f"adapter-small-{VERSION}").manifest["files"]
+        verify_copy(tmp_path / "copies" / f"adapter-small-{VERSION}").manifest.files
     )

@@ -10,6 +10,8 @@ from qwenft_assets.publishing.bundle import build_bundle
 from qwenft_assets.publishing.manifest import verify_copy
 from qwenft_assets.publishing.subject import find_subject
 from qwenft_assets.publishing.weights import round_to_bf16, weights_dtype
+from qwenft_assets.records import PublishedManifest
+from qwenft_assets_tests.made_up_records import put
 from qwenft_assets_tests.publishing.conftest import BASE, MIXTURE, PRIVATE_REPORT, VERSION
 
 
@@ -22,16 +24,16 @@ def test_the_manifest_says_where_everything_came_from(released):
     bundle = build_bundle(released.subject(), "adapter")
     manifest = verify_copy(bundle.folder).manifest
     assert manifest == bundle.manifest
-    assert (manifest["version"], manifest["mixture_version"]) == (VERSION, MIXTURE)
-    assert (manifest["base_model"], manifest["released"]) == (BASE, True)
-    assert manifest["licenses"] == {
+    assert (manifest.version, manifest.mixture_version) == (VERSION, MIXTURE)
+    assert (manifest.base_model, manifest.released) == (BASE, True)
+    assert manifest.licenses == {
         "adapter": "apache-2.0",
         "rows": {"CC BY-SA 4.0": 2, "MIT": 6, "private": 1},
     }
-    assert manifest["metrics"]["delta_loss_ci95"] == [-0.3, -0.1]
-    assert manifest["versions"]["torch"] == "2.13.0+cpu"
-    assert manifest["command"] == "qwenft run --recipe small --config tiny.yaml"
-    assert {entry["path"] for entry in manifest["files"]} >= {
+    assert manifest.metrics.delta_loss_ci95 == (-0.3, -0.1)
+    assert manifest.versions["torch"] == "2.13.0+cpu"
+    assert manifest.command == "qwenft run --recipe small --config tiny.yaml"
+    assert {file.path for file in manifest.files} >= {
         "README.md", "adapter_config.json", "adapter_model.safetensors", "evaluation.json",
         "requirements.txt", "tokenizer.json", "training.json",
     }  # fmt: skip
@@ -101,7 +103,7 @@ def test_the_dataset_holds_public_rows_only_with_their_origin(released):
         for split in ("train", "eval")
         for line in (bundle.folder / f"{split}.jsonl").read_text(encoding="utf-8").splitlines()
     ]
-    assert bundle.manifest["rows"] == {
+    assert bundle.manifest.rows == {
         "dropped_personal_data": 1, "dropped_private": 1, "eval": 1, "train": 6,
     }  # fmt: skip
     assert {row["license"] for row in rows} == {"MIT", "CC BY-SA 4.0"}
@@ -172,9 +174,7 @@ def test_verify_accepts_a_copy_and_names_what_was_added(released):
 
 def test_a_manifest_cannot_lead_outside_the_copy(tmp_path):
     entry = {"path": "../secret", "bytes": 1, "sha256": "0"}
-    (tmp_path / "manifest.json").write_text(
-        json.dumps({"format": 1, "files": [entry]}), encoding="utf-8"
-    )
+    put(tmp_path, PublishedManifest, files=[entry])
     with pytest.raises(PublishingError, match="outside the copy"):
         verify_copy(tmp_path)
 

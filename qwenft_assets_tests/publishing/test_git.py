@@ -42,7 +42,7 @@ def test_a_clone_holds_the_copy_with_weights_from_lfs(released, bare, tmp_path):
     arrived = git("-C", str(tmp_path / "clone"), "ls-files").splitlines()
     sizes = {path: (tmp_path / "clone" / path).stat().st_size for path in arrived}
     assert sizes == {file["path"]: file["bytes"] for file in planned}
-    assert verify_copy(tmp_path / "clone").manifest["base_model"] == BASE
+    assert verify_copy(tmp_path / "clone").manifest.base_model == BASE
     assert "*.safetensors filter=lfs" in (tmp_path / "clone" / ".gitattributes").read_text()
 
     import peft

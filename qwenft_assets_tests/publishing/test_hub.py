@@ -68,7 +68,7 @@ def test_one_commit_holds_everything_and_a_second_run_changes_nothing(
     first = send(released, environment)
     assert len(hub.commits[REPO]) == 2
     assert (first["unchanged"], hub.commits[REPO][-1] in first["published"]) == (False, True)
-    assert verify_repo(hub, tmp_path / "copy").manifest["version"] == VERSION
+    assert verify_repo(hub, tmp_path / "copy").manifest.version == VERSION
     create = hub.sent("POST /api/repos/create")[0].json
     assert create["visibility"] == "private"
     uploads = len(hub.sent("PUT /lfs/"))

@@ -49,7 +49,8 @@ def test_a_merged_model_is_base_plus_adapter_on_twenty_prompts(mergeable):
 def test_a_merged_copy_in_16_bits_carries_its_verification(mergeable, tmp_path, weights, dtype):
     released, _ = mergeable
     bundle = build_bundle(released.subject(merged_weights=weights), "merged")
-    proof = bundle.manifest["verification"]
+    proof = bundle.manifest.verification
+    assert proof is not None
     assert (proof["prompts"], proof["same_greedy_answers_fp32"], proof["dtype"]) == (20, 20, dtype)
     assert proof["max_logit_difference_fp32"] <= 1e-4
     assert proof["mean_kl_nats"] < 0.02

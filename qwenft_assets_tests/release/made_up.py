@@ -1,10 +1,9 @@
 """Releases of made-up evaluations in a real storage: real files, no model."""
 
-import json
-
 from qwenft_assets.config import Config, EvaluationConfig, TrainingConfig
 from qwenft_assets.evaluation.job import EvaluationJob
 from qwenft_assets.model.base import BaseModelRef
+from qwenft_assets.release.history import read_history
 from qwenft_assets.release.registry import read_champion, release_adapter
 from qwenft_assets.storage.files import write_json
 
@@ -27,8 +26,8 @@ class Registry:
         """Write an evaluation against the present champion, and return the job it came from."""
         inputs = f"inputs-{version}-{loss}-{interval}-{sorted(line.items())}"
         champion = read_champion(self.storage, "small")
-        rival = champion if champion and champion["version"] != version else None
-        comparable = rival and all(rival[key] == {**BASE, **line}[key] for key in LINE)
+        rival = champion if champion and champion.version != version else None
+        comparable = rival and all(getattr(rival, key) == {**BASE, **line}[key] for key in LINE)
         write_json(self.storage.adapter("small", version) / "training.json", {"version": version})
         result = {
             "eval_loss": loss,
@@ -43,13 +42,13 @@ class Registry:
             "per_source": {"slimorca": {"eval_loss": loss, "base_eval_loss": loss + 0.15}},
             "canaries": {"base": {}, "adapter": {}},
             "adapter_version": version,
-            "champion_version": rival["version"] if rival and comparable else None,
+            "champion_version": rival.version if rival and comparable else None,
             "inputs": inputs,
             **BASE,
             **line,
         }
         if rival and comparable:
-            delta = loss - rival["eval_loss"]
+            delta = loss - rival.eval_loss
             ends = [delta - CHANCE, delta + CHANCE]
             result |= {"champion_delta_loss": delta, "champion_delta_loss_ci95": ends}
         write_json(self.storage.evaluation("small", version) / "evaluation.json", result)
@@ -71,8 +70,7 @@ class Registry:
         return release_adapter(config, self.evaluate(version, **evaluation), self.storage)
 
     def history(self):
-        lines = (self.folder / "history.jsonl").read_text(encoding="utf-8").splitlines()
-        return [json.loads(line) for line in lines]
+        return read_history(self.storage, "small")
 
     def pointer(self):
         return (self.folder / "champion.json").read_bytes()

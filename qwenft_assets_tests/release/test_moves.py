@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from qwenft_assets.config import PROJECT_ROOT
-from qwenft_assets.errors import ReleaseError
+from qwenft_assets.errors import ReleaseError, StorageError
+from qwenft_assets.records import HistoryLine
 from qwenft_assets.release.history import champions_in_turn, read_history, withdrawal_of
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail
 from qwenft_assets.release.registry import (
@@ -19,6 +20,7 @@ from qwenft_assets.release.registry import (
     release_adapter,
     rollback,
 )
+from qwenft_assets_tests.made_up_records import made_up
 from qwenft_assets_tests.release.made_up import CONFIG, FIRST, SECOND, THIRD, Registry
 
 KILLED_AT_THE_POINTER = """
@@ -28,19 +30,19 @@ from qwenft_assets.release import registry
 from qwenft_assets.storage.root import Storage
 from qwenft_assets_tests.release.made_up import CONFIG, Registry
 
-def die(path, value):
-    assert path.name == "champion.json"
+def die(folder, record):
+    assert record.FILE == "champion.json"
     os.kill(os.getpid(), signal.SIGKILL)
 
 made_up = Registry(Storage(Path(sys.argv[1])))
 job = made_up.evaluate(sys.argv[2], loss=1.9)
-registry.write_json = die
+registry.write_record = die
 registry.release_adapter(CONFIG, job, made_up.storage)
 """
 
 
 def champion_of(registry: Registry) -> str | None:
-    return (read_champion(registry.storage, "small") or {}).get("version")
+    return getattr(read_champion(registry.storage, "small"), "version", None)
 
 
 def promoted(registry, version, *, force=False, why="asked for"):
@@ -57,16 +59,17 @@ def three(registry):
 
 def test_a_rollback_brings_back_the_champion_before_with_its_figures(three):
     entry = rollback(three.storage, "small", "wrong units")
-    champion = read_champion(three.storage, "small") or {}
-    assert (champion["version"], champion["eval_loss"]) == (SECOND, 1.8)
-    assert (entry["action"], entry["previous"], entry["why"]) == ("rollback", THIRD, "wrong units")
-    assert entry["who"]
-    assert entry["at"].endswith("+00:00")
+    champion = read_champion(three.storage, "small")
+    assert champion is not None
+    assert (champion.version, champion.eval_loss) == (SECOND, 1.8)
+    assert (entry.action, entry.previous, entry.why) == ("rollback", THIRD, "wrong units")
+    assert entry.who
+    assert entry.at.endswith("+00:00")
     assert three.history()[-1] == entry
 
 
 def test_two_rollbacks_go_back_two_versions_and_a_third_finds_none(three):
-    assert [rollback(three.storage, "small", "x")["version"] for _ in range(2)] == [SECOND, FIRST]
+    assert [rollback(three.storage, "small", "x").version for _ in range(2)] == [SECOND, FIRST]
     with pytest.raises(ReleaseError, match=f"{FIRST} is the first champion of small"):
         rollback(three.storage, "small", "x")
     assert champion_of(three) == FIRST
@@ -79,7 +82,7 @@ def test_a_version_rolled_back_is_refused_until_it_is_promoted(three):
     assert report.reasons[0].startswith("not_withdrawn: rolled back at ")
     assert "wrong units" in report.reasons[0]
     assert champion_of(three) == SECOND
-    assert promoted(three, THIRD)["forced"] is False
+    assert promoted(three, THIRD).forced is False
     assert champion_of(three) == THIRD
     assert three.release(THIRD, loss=1.6).reused
 
@@ -105,9 +108,9 @@ def test_the_gate_is_asked_before_a_promotion_and_force_overrules_it(registry):
         promoted(registry, SECOND)
     assert champion_of(registry) == FIRST
     entry = promoted(registry, SECOND, force=True, why="for the demo")
-    assert (champion_of(registry), entry["forced"], entry["previous"]) == (SECOND, True, FIRST)
+    assert (champion_of(registry), entry.forced, entry.previous) == (SECOND, True, FIRST)
     assert registry.release(SECOND, loss=2.5).reused, "a promotion by hand stands"
-    assert rollback(registry.storage, "small", "x")["version"] == FIRST
+    assert rollback(registry.storage, "small", "x").version == FIRST
 
 
 @pytest.mark.parametrize(
@@ -142,7 +145,7 @@ def test_a_kill_before_the_pointer_moves_leaves_the_old_champion_and_the_next_ru
     )
     assert killed.returncode == -signal.SIGKILL
     assert champion_of(registry) == FIRST
-    assert [line["version"] for line in registry.history()] == [FIRST, SECOND]
+    assert [line.version for line in registry.history()] == [FIRST, SECOND]
     assert champions_in_turn(registry.history(), FIRST) == [FIRST]
     job = registry.evaluate(SECOND, loss=1.9)
     report = release_adapter(CONFIG, job, registry.storage)
@@ -152,9 +155,9 @@ def test_a_kill_before_the_pointer_moves_leaves_the_old_champion_and_the_next_ru
 
 def test_a_rollback_cut_short_can_be_asked_for_again():
     lines = [
-        {"action": "release", "version": FIRST, "released": True},
-        {"action": "release", "version": SECOND, "released": True},
-        {"action": "rollback", "version": FIRST, "released": True},
+        made_up(HistoryLine, version=FIRST),
+        made_up(HistoryLine, version=SECOND),
+        made_up(HistoryLine, action="rollback", version=FIRST),
     ]
     assert champions_in_turn(lines, SECOND) == [FIRST, SECOND]
     assert champions_in_turn(lines, FIRST) == [FIRST]
@@ -171,8 +174,8 @@ def test_a_rollback_cut_short_can_be_asked_for_again():
     ],
 )
 def test_champions_in_turn_end_with_the_one_that_is_pointed_to(released, champion, expected):
-    lines = [{"action": "release", "version": v, "released": True} for v in released]
-    refused = {"action": "refuse", "version": "d" * 16, "released": False}
+    lines = [made_up(HistoryLine, version=version) for version in released]
+    refused = made_up(HistoryLine, action="refuse", version="d" * 16, released=False)
     assert champions_in_turn([*lines, refused], champion) == expected
 
 
@@ -194,7 +197,7 @@ def test_a_history_with_a_broken_line_says_which(registry):
     registry.release(FIRST)
     with (registry.folder / "history.jsonl").open("a", encoding="utf-8") as file:
         file.write("{oops\n")
-    with pytest.raises(ReleaseError, match=r"history\.jsonl: line 2 is not JSON"):
+    with pytest.raises(StorageError, match=r"history\.jsonl: line 2 is not JSON"):
         read_history(registry.storage, "small")
 
 

@@ -4,8 +4,10 @@ import os
 
 import pytest
 
+from qwenft_assets.records import Champion, HistoryLine
 from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.storage.files import append_json_line, write_json
+from qwenft_assets_tests.made_up_records import made_up, put
 
 VERSIONS = [letter * 16 for letter in "abcdef"]
 
@@ -21,9 +23,9 @@ def filled(storage):
     (storage.adapters("small") / ".half.checkpoints" / "checkpoint-1").mkdir(parents=True)
     write_json(storage.adapters("small") / "latest.json", {"version": VERSIONS[5]})
     for version in VERSIONS[:3]:
-        line = {"version": version, "released": True, "action": "release"}
-        append_json_line(storage.release("small") / "history.jsonl", line)
-    write_json(storage.release("small") / "champion.json", {"version": VERSIONS[2]})
+        line = made_up(HistoryLine, version=version)
+        append_json_line(storage.release("small") / "history.jsonl", line.as_json())
+    put(storage.release("small"), Champion, version=VERSIONS[2])
     return storage
 
 

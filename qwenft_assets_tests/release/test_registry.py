@@ -16,14 +16,14 @@ def test_the_first_adapter_better_than_its_base_becomes_the_champion(registry):
     report = registry.release(FIRST)
     assert (report.released, report.reused, report.previous) == (True, False, None)
     assert report.reasons[-1] == "no champion yet"
-    assert {rule["name"] for rule in report.rules if rule["passed"]} >= {"better_than_base"}
+    assert {rule.name for rule in report.rules if rule.passed} >= {"better_than_base"}
     champion = read_champion(registry.storage, "small")
     assert champion == report.champion
     assert champion is not None
-    assert (champion["version"], champion["eval_loss"]) == (FIRST, 2.0)
-    assert champion.items() >= BASE.items()
+    assert (champion.version, champion.eval_loss) == (FIRST, 2.0)
+    assert champion.as_json().items() >= BASE.items()
     (entry,) = registry.history()
-    assert (entry["version"], entry["released"], entry["previous"]) == (FIRST, True, None)
+    assert (entry.version, entry.released, entry.previous) == (FIRST, True, None)
     assert last_decision(registry.storage, "small") == entry
 
 
@@ -31,7 +31,7 @@ def test_a_refused_first_adapter_leaves_no_champion(registry):
     report = registry.release(FIRST, interval=(-0.2, 0.0))
     assert (report.released, report.champion) == (False, None)
     assert read_champion(registry.storage, "small") is None
-    assert [entry["released"] for entry in registry.history()] == [False]
+    assert [entry.released for entry in registry.history()] == [False]
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,11 @@ def test_a_refusal_is_written_down_and_leaves_the_champion_alone(registry, worse
     report = registry.release(SECOND, **worse)
     assert (report.version, report.released, report.previous) == (SECOND, False, FIRST)
     assert report.champion is not None
-    assert report.champion["version"] == FIRST
+    assert report.champion.version == FIRST
     assert registry.pointer() == before
     refusal = registry.history()[-1]
-    assert (refusal["version"], refusal["released"]) == (SECOND, False)
-    assert refusal["reasons"] == list(report.reasons)
+    assert (refusal.version, refusal.released) == (SECOND, False)
+    assert refusal.reasons == report.reasons
 
 
 def test_a_better_adapter_takes_over_and_the_history_keeps_both(registry):
@@ -60,8 +60,8 @@ def test_a_better_adapter_takes_over_and_the_history_keeps_both(registry):
     assert (report.released, report.previous) == (True, FIRST)
     champion = read_champion(registry.storage, "small")
     assert champion is not None
-    assert champion["version"] == SECOND
-    assert [entry["version"] for entry in registry.history()] == [FIRST, SECOND]
+    assert champion.version == SECOND
+    assert [entry.version for entry in registry.history()] == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_another_base_starts_a_new_line(registry, line):
     assert "a new line starts" in report.reasons[-1]
     champion = read_champion(registry.storage, "small")
     assert champion is not None
-    assert champion["version"] == SECOND
-    assert champion.items() >= line.items()
+    assert champion.version == SECOND
+    assert champion.as_json().items() >= line.items()
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_other_release_settings_decide_anew(registry):
     strict = CONFIG.model_copy(update={"release": ReleaseConfig(min_delta_loss=0.5)})
     report = registry.release(FIRST, strict)
     assert (report.reused, report.released) == (False, False)
-    assert [entry["settings"]["min_delta_loss"] for entry in registry.history()] == [0.0, 0.5]
+    assert [entry.settings["min_delta_loss"] for entry in registry.history()] == [0.0, 0.5]
 
 
 def test_a_champion_evaluated_anew_is_not_held_against_itself(registry):
@@ -112,7 +112,7 @@ def test_a_champion_evaluated_anew_is_not_held_against_itself(registry):
     assert (report.released, report.previous) == (True, FIRST)
     champion = read_champion(registry.storage, "small")
     assert champion is not None
-    assert champion["delta_loss_ci95"] == [-0.3, -0.1]
+    assert champion.delta_loss_ci95 == (-0.3, -0.1)
 
 
 def test_an_older_adapter_can_come_back_only_if_it_beats_the_champion(registry):
@@ -121,7 +121,7 @@ def test_an_older_adapter_can_come_back_only_if_it_beats_the_champion(registry):
     assert registry.release(FIRST).released is False
     champion = read_champion(registry.storage, "small")
     assert champion is not None
-    assert champion["version"] == SECOND
+    assert champion.version == SECOND
 
 
 def test_recipes_have_champions_of_their_own(registry):
@@ -166,4 +166,4 @@ def test_versions_are_released_in_turn(registry):
     losses = {FIRST: 2.0, SECOND: 2.2, THIRD: 1.8}
     outcomes = [registry.release(version, loss=loss).released for version, loss in losses.items()]
     assert outcomes == [True, False, True]
-    assert [entry["previous"] for entry in registry.history()] == [None, FIRST, FIRST]
+    assert [entry.previous for entry in registry.history()] == [None, FIRST, FIRST]

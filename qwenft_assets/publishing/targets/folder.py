@@ -6,9 +6,10 @@ from pathlib import Path
 
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
-from qwenft_assets.publishing.manifest import MANIFEST_FILE, verify_copy
+from qwenft_assets.publishing.manifest import verify_copy
 from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
-from qwenft_assets.storage.files import atomic_folder, read_json
+from qwenft_assets.records import MANIFEST_FILE
+from qwenft_assets.storage.files import atomic_folder
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,10 @@ class FolderTarget:
     def publish(self, bundle: Bundle, report_progress: ReportProgress) -> Outcome:
         """Copy, or find an intact copy of the same files; it appears whole or not at all."""
         folder = self.root / bundle.name
-        if read_json(folder / MANIFEST_FILE) == bundle.manifest:
+        manifest = folder / MANIFEST_FILE
+        if manifest.is_file() and (
+            manifest.read_bytes() == (bundle.folder / MANIFEST_FILE).read_bytes()
+        ):
             verify_copy(folder)
             return Outcome(str(folder), unchanged=True)
         with atomic_folder(folder) as part:

@@ -14,8 +14,8 @@ from qwenft_assets.publishing.git_repository import (
     without_secret,
     write_repository_files,
 )
-from qwenft_assets.publishing.manifest import MANIFEST_FILE
 from qwenft_assets.publishing.targets.target import Outcome, PlannedFile
+from qwenft_assets.records import MANIFEST_FILE
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class GitTarget:
             if not repository.git("status", "--porcelain").strip():
                 return Outcome(where, unchanged=True)
             manifest = bundle.manifest
-            message = f"{bundle.name}\n\nAdapter {manifest['version']} of {manifest['base_model']}."
+            message = f"{bundle.name}\n\nAdapter {manifest.version} of {manifest.base_model}."
             repository.git("commit", "--quiet", "--message", message)
             report_progress(2, 3, "pushing")
             repository.git("push", "--quiet", "origin", f"HEAD:refs/heads/{self.branch}")

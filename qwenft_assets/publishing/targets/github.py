@@ -129,7 +129,7 @@ class GitHubTarget:
         bundle: Bundle,
         report_progress: ReportProgress,
     ) -> None:
-        digests = {e["path"]: e["sha256"] for e in bundle.manifest["files"]}
+        digests = bundle.manifest.hashes
         total, done = sum(bundle.files.values()), 0
         for path, size in bundle.files.items():
             before = done
@@ -164,7 +164,7 @@ class GitHubTarget:
     def _require_same(
         self, client: "httpx.Client", release: dict[str, Any], bundle: Bundle
     ) -> None:
-        digests = {e["path"]: e["sha256"] for e in bundle.manifest["files"]}
+        digests = bundle.manifest.hashes
         assets = self._assets(client, release)
         wrong = [
             path

@@ -9,8 +9,8 @@ from qwenft_assets.errors import PublishingError
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.publishing.bundle import Bundle
 from qwenft_assets.publishing.git_repository import LFS_PATTERNS
-from qwenft_assets.publishing.manifest import MANIFEST_FILE
 from qwenft_assets.publishing.targets.target import Outcome, PlannedFile, ask_place
+from qwenft_assets.records import MANIFEST_FILE
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
