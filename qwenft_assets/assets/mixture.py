@@ -1,6 +1,5 @@
 """Stage 2: the weighted, deduplicated, leakage-checked, split mixture of a recipe."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from qwenft_assets.assets.reporting import (
     first_rows,
     format_dropped,
     image,
+    newest,
     one_line_failures,
     record_table,
     tag_run,
@@ -127,22 +127,16 @@ def mixed_dataset(
 
 def _story_of_samples(context: dg.AssetExecutionContext, recipe: str) -> dict[str, str]:
     """The tags of the runs that sampled since the mixture before: what began this rebuild, and why."""
-    (last,) = _newest(context, context.asset_key, recipe) or (None,)
+    last = newest(context.instance, context.asset_key, recipe)
     story = dict[str, list[str]]()
     for source in SOURCE_NAMES:
-        for record in _newest(context, dg.AssetKey("source_sample"), source):
+        record = newest(context.instance, dg.AssetKey("source_sample"), source)
+        if record is not None and (last is None or record.storage_id > last.storage_id):
             run = context.instance.get_run_by_id(record.run_id)
-            if run is not None and (last is None or record.storage_id > last.storage_id):
-                for name in {REBUILD_TAG, WHY_TAG}.intersection(run.tags):
-                    story.setdefault(name, []).append(run.tags[name])
+            tags = run.tags if run else {}
+            for name in {REBUILD_TAG, WHY_TAG}.intersection(tags):
+                story.setdefault(name, []).append(tags[name])
     return {name: "; ".join(dict.fromkeys(words)) for name, words in story.items()}
-
-
-def _newest(
-    context: dg.AssetExecutionContext, asset: dg.AssetKey, partition: str
-) -> Sequence[dg.EventLogRecord]:
-    filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
-    return context.instance.fetch_materializations(filters, limit=1).records
 
 
 def _token_counter(config: Config, storage: Storage) -> tuple[RowLengths | None, str]:

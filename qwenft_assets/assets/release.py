@@ -19,7 +19,7 @@ from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import GateRefusedError
 from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
 from qwenft_assets.partitions import RECIPES
-from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
+from qwenft_assets.rebuilds.recipes import mixture_changes, what_changed, what_it_bought
 from qwenft_assets.records import Champion, HistoryLine
 from qwenft_assets.release.history import last_decision, read_history
 from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_thumbnail

@@ -56,6 +56,14 @@ def tag_run(context: dg.AssetExecutionContext, tags: Mapping[str, str]) -> None:
     context.instance.add_run_tags(run.run_id, own)
 
 
+def newest(
+    instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str
+) -> dg.EventLogRecord | None:
+    """The last materialization of a partition."""
+    filters = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
+    return next(iter(instance.fetch_materializations(filters, limit=1).records), None)
+
+
 def _mark_as_cancelled() -> None:
     """Say that the present run is being cancelled, unless the UI's Terminate has said so."""
     with suppress(dg.DagsterInvariantViolationError):  # there is no run outside of one

@@ -10,7 +10,7 @@ import dagster as dg
 
 from qwenft_assets.config import SOURCE_NAMES, SourceName
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rebuilds.upstream import upstream_revision
+from qwenft_assets.rebuilds.upstream import Commits, upstream_revision
 from qwenft_assets.resources import ProjectResource
 from qwenft_assets.sources.registry import repositories
 
@@ -72,7 +72,7 @@ def _look_at(
     context: dg.OpExecutionContext, project: ProjectResource, sources: Sequence[SourceName]
 ) -> dg.DataVersionsByPartition:
     """One look at each place; one that cannot be asked is logged and left out."""
-    config, seen = project.config(), dict[tuple[str, str | None], str]()
+    config, seen = project.config(), Commits()
     found = dict[str, str | dg.DataVersion]()
     for source in sources:
         try:

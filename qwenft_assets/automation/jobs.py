@@ -1,4 +1,4 @@
-"""The jobs, and where their steps are executed.
+"""The jobs, where their steps are executed, and which job and partitions a run is for.
 
 A rebuild is two jobs, because assets with different partition sets cannot share a run.
 https://docs.dagster.io/guides/build/jobs/asset-jobs
@@ -25,6 +25,27 @@ publish_job = dg.define_asset_job(
     selection=dg.AssetSelection.assets("published_adapter"),
     description="Publish the champion of one recipe where publishing.target says.",
 )
+
+PARTITION_TAG = "dagster/partition"
+FIRST_TAG, LAST_TAG = "dagster/asset_partition_range_start", "dagster/asset_partition_range_end"
+
+
+def job_of(run: dg.DagsterRun) -> str:
+    """The job that a run executes, also when an automation condition picked its assets."""
+    assets = {key.to_user_string() for key in run.asset_selection or ()}
+    if "source_sample" in assets:
+        return sources_job.name
+    if "mixed_dataset" in assets:
+        return finetune_job.name
+    return publish_job.name if assets == {"published_adapter"} else run.job_name
+
+
+def partitions_of(run: dg.DagsterRun) -> str:
+    """The sources or the recipe that a run is for: a name, or `first...last`."""
+    first, last = run.tags.get(FIRST_TAG), run.tags.get(LAST_TAG)
+    if first is None or last is None:
+        return run.tags.get(PARTITION_TAG, "")
+    return first if first == last else f"{first}...{last}"
 
 
 def make_executor(config: Config) -> dg.ExecutorDefinition:

@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 from dagster import AutomationCondition as Condition
 
+from qwenft_assets.assets.reporting import newest
 from qwenft_assets.assets.upstream import upstream_key
 from qwenft_assets.config import RECIPE_NAMES, AutomationConfig, Config, SourceName
 from qwenft_assets.rebuilds.upstream import sources_of_recipe
@@ -51,58 +52,62 @@ def sources_of_recipes(config: Config, recipes: Sequence[str]) -> dict[SourceNam
     return found
 
 
+class PartitionCondition(Condition[dg.AssetKey]):
+    """A condition of this project's own, decided for one partition at a time."""
+
+    def holds(self, context: dg.AutomationContext, partition: str) -> bool:
+        """Whether it holds for the partition."""
+        raise NotImplementedError
+
+    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult[dg.AssetKey]:
+        """The candidates for which it holds."""
+        candidates = context.candidate_subset
+        keys = candidates.expensively_compute_partition_keys()
+        held = {key for key in keys if self.holds(context, key)}
+        true_subset = candidates.compute_intersection_with_partition_keys(held)
+        return dg.AutomationResult(context, true_subset=true_subset)
+
+
 @dataclass(frozen=True)
-class OfPartitions(Condition[dg.AssetKey]):
+class OfPartitions(PartitionCondition):
     """Holds for the named partitions: `large`, say, is no recipe of automation.recipes by default."""
 
     partitions: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        """As the web UI shows it."""
+        """The label in the web UI."""
         return f"partition is one of: {', '.join(self.partitions) or 'none'}"
 
-    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult[dg.AssetKey]:
-        """The candidates among those partitions."""
-        named = set(self.partitions)
-        true_subset = context.candidate_subset.compute_intersection_with_partition_keys(named)
-        return dg.AutomationResult(context, true_subset=true_subset)
+    def holds(self, context: dg.AutomationContext, partition: str) -> bool:  # noqa: ARG002
+        """Whether the partition is named."""
+        return partition in self.partitions
 
 
 @dataclass(frozen=True)
-class MadeByRunWith(Condition[dg.AssetKey]):
-    """Holds for partitions whose last materialization is of a run with this tag.
+class MadeByRunWith(PartitionCondition):
+    """Holds for partitions whose last materialization was made by a run with this tag.
 
-    Dagster's own `executed_with_tags` looks at one partition of an asset, the last that was made.
+    Dagster's own `executed_with_tags` only looks at the partition of an asset that was made last.
     """
 
     tag: str
-    value: str | None = None
 
     @property
     def name(self) -> str:
-        """As the web UI shows it."""
-        return f"made by a run with {self.tag}" + (f"={self.value}" if self.value else "")
+        """The label in the web UI."""
+        return f"made by a run with {self.tag}"
 
-    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult[dg.AssetKey]:
-        """The candidates that such runs have made."""
-        candidates = context.candidate_subset.expensively_compute_partition_keys()
-        made = {key for key in candidates if self._has_made(context, key)}
-        true_subset = context.candidate_subset.compute_intersection_with_partition_keys(made)
-        return dg.AutomationResult(context, true_subset=true_subset)
-
-    def _has_made(self, context: dg.AutomationContext, partition: str) -> bool:
+    def holds(self, context: dg.AutomationContext, partition: str) -> bool:
+        """Whether the run has the tag."""
         instance = context.asset_graph_view.instance
-        filters = dg.AssetRecordsFilter(asset_key=context.key, asset_partitions=[partition])
-        for record in instance.fetch_materializations(filters, limit=1).records:
-            run = instance.get_run_by_id(record.run_id)
-            if run is not None and self.tag in run.tags:
-                return self.value in {None, run.tags[self.tag]}
-        return False
+        record = newest(instance, context.key, partition)
+        run = instance.get_run_by_id(record.run_id) if record else None
+        return run is not None and self.tag in run.tags
 
 
 @dataclass(frozen=True)
-class BehindUpstream(Condition[dg.AssetKey]):
+class BehindUpstream(PartitionCondition):
     """Holds for sources of which another revision was observed than their sample was read from.
 
     A sampling reports what it reads, which is news to the condition but nothing to sample again.
@@ -110,27 +115,20 @@ class BehindUpstream(Condition[dg.AssetKey]):
 
     @property
     def name(self) -> str:
-        """As the web UI shows it."""
+        """The label in the web UI."""
         return "the sample was read from another revision"
 
-    def evaluate(self, context: dg.AutomationContext) -> dg.AutomationResult[dg.AssetKey]:
-        """The candidates that are behind."""
-        candidates = context.candidate_subset.expensively_compute_partition_keys()
-        behind = {key for key in candidates if self._is_behind(context, key)}
-        true_subset = context.candidate_subset.compute_intersection_with_partition_keys(behind)
-        return dg.AutomationResult(context, true_subset=true_subset)
-
-    def _is_behind(self, context: dg.AutomationContext, source: str) -> bool:
+    def holds(self, context: dg.AutomationContext, partition: str) -> bool:
+        """Whether the last observation and the last sample name different revisions."""
         instance = context.asset_graph_view.instance
-        place = dg.AssetRecordsFilter(upstream_key(source), asset_partitions=[source])
-        sample = dg.AssetRecordsFilter(context.key, asset_partitions=[source])
-        for seen in instance.fetch_observations(place, limit=1).records:
-            for made in instance.fetch_materializations(sample, limit=1).records:
-                observed, sampled = seen.asset_observation, made.asset_materialization
-                if observed is not None and sampled is not None and "revision" in sampled.metadata:
-                    revision = str(sampled.metadata["revision"].value)
-                    return observed.tags["dagster/data_version"] != revision
-        return True
+        place = dg.AssetRecordsFilter(upstream_key(partition), asset_partitions=[partition])
+        seen = next(iter(instance.fetch_observations(place, limit=1).records), None)
+        made = newest(instance, context.key, partition)
+        observed = seen.asset_observation if seen else None
+        sampled = made.asset_materialization if made else None
+        if observed is None or sampled is None or "revision" not in sampled.metadata:
+            return True
+        return observed.tags["dagster/data_version"] != str(sampled.metadata["revision"].value)
 
 
 def _from_its_sources(config: Config) -> dg.AssetDep:

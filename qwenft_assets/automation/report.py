@@ -1,15 +1,56 @@
-"""What the instance knows of a deployment, as plain values: switches, ticks, runs, pool slots."""
+"""What `qwenft status` reports of a deployment, as plain values: artifacts, switches, ticks, runs, pools."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import dagster as dg
 
 from qwenft_assets.assets.reporting import REBUILD_TAG, WHY_TAG
-from qwenft_assets.automation.requests import job_of, partitions_of
+from qwenft_assets.automation.jobs import job_of, partitions_of
+from qwenft_assets.config import SOURCE_NAMES, Config, RecipeName
+from qwenft_assets.evaluation.job import read_evaluation
+from qwenft_assets.rebuilds.recipes import mixture_changes, standing, what_changed, what_it_bought
+from qwenft_assets.rebuilds.upstream import SourceState, survey
+from qwenft_assets.records import MixtureManifest, SampleManifest
+from qwenft_assets.release.history import last_decision
+from qwenft_assets.release.registry import read_champion
+from qwenft_assets.storage.files import read_json
+from qwenft_assets.storage.root import Storage
 
 SHOWN_RUNS = 8
+
+
+def sources_report(config: Config, storage: Storage, *, ask_upstream: bool) -> list[dict[str, Any]]:
+    """Each source: rows, version and revision of its sample, and what upstream holds if asked."""
+    states: Sequence[SourceState] = survey(config, SOURCE_NAMES, storage) if ask_upstream else ()
+    change_of = {state.source: state.change for state in states}
+    found: list[dict[str, Any]] = []
+    for source in SOURCE_NAMES:
+        manifest = read_json(storage.source_sample(source) / SampleManifest.FILE) or {}
+        entry = {name: manifest.get(name) for name in ("rows", "version", "revision")}
+        asked = {"change": change_of[source]} if ask_upstream else {}
+        found.append({"source": source, **entry, **asked})
+    return found
+
+
+def recipe_report(config: Config, storage: Storage, recipe: RecipeName) -> dict[str, Any]:
+    """One recipe: mixture, last decision, champion, and what a rebuild would do next."""
+    mixture = read_json(storage.mixed_dataset(recipe) / MixtureManifest.FILE) or {}
+    decision, champion = last_decision(storage, recipe), read_champion(storage, recipe)
+    evaluation = read_evaluation(storage, recipe, decision.version) if decision else None
+    return {
+        "recipe": recipe,
+        "mixture_version": mixture.get("version"),
+        "rows": mixture.get("rows"),
+        "what_changed": what_changed(mixture_changes(storage, recipe)) if mixture else None,
+        "adapter_version": decision.version if decision else None,
+        "decision": decision.action if decision else None,
+        "reasons": list(decision.reasons) if decision else [],
+        "what_it_bought": what_it_bought(evaluation) if evaluation else None,
+        "champion": champion.as_json() if champion else None,
+        "due": standing(config, recipe, storage).due,
+    }
 
 
 def instigators_report(
@@ -21,11 +62,8 @@ def instigators_report(
     for definition in (*repository.schedule_defs, *repository.sensor_defs):
         state = stored.get(definition.name)
         on = state.is_running if state else definition.default_status.value == "RUNNING"
-        ticks = (
-            instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=1)
-            if state
-            else []
-        )
+        of = (state.instigator_origin_id, state.selector_id) if state else None
+        ticks = instance.get_ticks(*of, limit=1) if of else []
         is_schedule = isinstance(definition, dg.ScheduleDefinition)
         found.append(
             {
@@ -59,22 +97,20 @@ def runs_report(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
 
 
 def pools_report(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
-    """Each pool with its slots, as far as the instance has seen it."""
-    return list(_pools(instance))
-
-
-def _pools(instance: dg.DagsterInstance) -> Iterator[dict[str, Any]]:
+    """Each pool that the instance has seen, with its slots."""
     storage = instance.event_log_storage
     if not storage.supports_global_concurrency_limits:
-        return
-    for name in sorted(storage.get_concurrency_keys()):
-        info = storage.get_concurrency_info(name)
-        yield {
+        return []
+    pools = {name: storage.get_concurrency_info(name) for name in storage.get_concurrency_keys()}
+    return [
+        {
             "pool": name,
             "slots": info.slot_count,
             "occupied": info.active_slot_count,
             "waiting": info.pending_step_count,
         }
+        for name, info in sorted(pools.items())
+    ]
 
 
 def _tick(tick: Any) -> dict[str, Any]:

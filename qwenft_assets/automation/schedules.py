@@ -5,16 +5,18 @@ requests the sampling; the mixture and what comes after it follow by automation 
 https://docs.dagster.io/guides/automate/schedules
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import dagster as dg
 
-from qwenft_assets.automation.jobs import sources_job
-from qwenft_assets.automation.requests import run_under_way, sampling_requests
+from qwenft_assets.assets.reporting import LONGEST_TAG, REBUILD_TAG, WHY_TAG, newest
+from qwenft_assets.automation.jobs import FIRST_TAG, LAST_TAG, job_of, partitions_of, sources_job
 from qwenft_assets.config import AutomationConfig, RecipeName, SourceName
-from qwenft_assets.rebuilds.standing import standing
-from qwenft_assets.rebuilds.upstream import sources_of_recipe, survey
+from qwenft_assets.rebuilds.recipes import standing
+from qwenft_assets.rebuilds.upstream import contiguous, sources_of_recipe, survey
 from qwenft_assets.resources import ProjectResource
+
+FINISHED = {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED}
 
 
 def make_schedules(settings: AutomationConfig) -> list[dg.ScheduleDefinition]:
@@ -58,7 +60,7 @@ def _tick(
     if recipe not in config.mixture.recipes:
         return dg.SkipReason(f"config {config.name} has no recipe {recipe}")
     sources = sources_of_recipe(config, recipe)
-    busy = run_under_way(context.instance, {recipe, *sources})
+    busy = _run_under_way(context.instance, {recipe, *sources})
     if busy is not None:
         return dg.SkipReason(f"{busy}: not twice")
     storage.fetch_overview()
@@ -73,30 +75,42 @@ def _tick(
             return dg.SkipReason(f"nothing changed: {equal}; {stands}")
         why = f"no source changed, but {stands.due}"
         context.log.info("equal: %s; %s", equal, stands)
-    when = context.scheduled_execution_time.strftime("%Y-%m-%dT%H:%M")
-    # Where none changed, all of them: each says that it is unchanged, and the mixture follows.
-    return sampling_requests(changed or states, f"rebuild_{recipe}/{when}", why)
+    rebuild = f"rebuild_{recipe}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
+    tags = {REBUILD_TAG: rebuild, WHY_TAG: why[:LONGEST_TAG]}
+    # Where no source changed, all are sampled: each reports itself unchanged, and the mixture follows.
+    return [
+        dg.RunRequest(run_key=f"{rebuild}/{first}", tags={**tags, FIRST_TAG: first, LAST_TAG: last})
+        for first, last in contiguous([state.source for state in changed or states])
+    ]
+
+
+def _run_under_way(instance: dg.DagsterInstance, partitions: Collection[str]) -> str | None:
+    """A sentence about a queued or running run of one of the partitions; None if there is none."""
+    unfinished = [status for status in dg.DagsterRunStatus if status not in FINISHED]
+    for run in instance.get_runs(dg.RunsFilter(statuses=unfinished)):
+        if partitions_of(run).split("...")[0] in partitions:
+            return f"{job_of(run)} {run.run_id} is {run.status.value}"
+    return None
 
 
 def confirm_unchanged(
     instance: dg.DagsterInstance, sources: Sequence[SourceName], recipe: RecipeName
 ) -> None:
-    """Report samples and champion again, as they are, so that they do not count as overdue.
+    """Report samples and champion again as they are, so that they do not become overdue.
 
-    The same as a run that finds everything unchanged would leave, without the run.
+    It leaves the same events as a run that finds everything unchanged, without the run.
     """
     for asset, partition in [*(("source_sample", name) for name in sources), ("release", recipe)]:
-        filters = dg.AssetRecordsFilter(asset_key=dg.AssetKey(asset), asset_partitions=[partition])
-        for record in instance.fetch_materializations(filters, limit=1).records:
-            last = record.asset_materialization
-            if last is not None:
-                version = (last.tags or {}).get("dagster/data_version")
-                instance.report_runless_asset_event(
-                    dg.AssetMaterialization(
-                        asset_key=asset,
-                        partition=partition,
-                        description="looked at by a schedule: unchanged",
-                        metadata={**last.metadata, "unchanged": True},
-                        tags={"dagster/data_version": version} if version else {},
-                    )
+        record = newest(instance, dg.AssetKey(asset), partition)
+        last = record.asset_materialization if record else None
+        if last is not None:
+            version = (last.tags or {}).get("dagster/data_version")
+            instance.report_runless_asset_event(
+                dg.AssetMaterialization(
+                    asset_key=asset,
+                    partition=partition,
+                    description="checked by a schedule: unchanged",
+                    metadata={**last.metadata, "unchanged": True},
+                    tags={"dagster/data_version": version} if version else {},
                 )
+            )

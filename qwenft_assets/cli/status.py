@@ -46,9 +46,14 @@ def make_report(config: Config, *, ask_upstream: bool) -> dict[str, Any]:
     """The figures of storage and instance."""
     import dagster as dg
 
-    from qwenft_assets.automation.report import instigators_report, pools_report, runs_report
+    from qwenft_assets.automation.report import (
+        instigators_report,
+        pools_report,
+        recipe_report,
+        runs_report,
+        sources_report,
+    )
     from qwenft_assets.definitions import defs
-    from qwenft_assets.rebuilds.report import recipe_report, sources_report
 
     storage, now = storage_of(config), datetime.now(tz=UTC)
     storage.fetch_overview()

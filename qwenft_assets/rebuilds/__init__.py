@@ -1,1 +1,1 @@
-"""What an unattended rebuild has to do, and what it did. Free of dagster: reads storage and upstream."""
+"""What an unattended rebuild has to do, and what it did. Free of Dagster: reads storage and upstream."""

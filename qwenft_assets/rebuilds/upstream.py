@@ -1,9 +1,10 @@
-"""What changed upstream since a source was sampled, told by one cheap look at each place."""
+"""What changed upstream since a source was sampled, found by one cheap look at each place."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from qwenft_assets.config import SOURCE_NAMES, Config, HubSource, RecipeName, SourceName
@@ -23,6 +24,9 @@ HUB_TIMEOUT_SECONDS = 10.0
 """Few and short: Dagster ends a tick after a minute. Sampling itself is more patient."""
 SHOWN_DIGITS = 12
 
+Commits = dict[tuple[str, str | None], str]
+"""What the Hub has answered so far, by repository and the revision asked for."""
+
 
 @dataclass(frozen=True)
 class SourceState:
@@ -30,13 +34,13 @@ class SourceState:
 
     source: SourceName
     version: str | None
-    """Of the sample; None where there is none."""
+    """Of the sample; None if there is none."""
     sampled: str | None
     """The revision that was sampled."""
     upstream: str | None
-    """The revision that is there now; None where that cannot be told."""
+    """The revision that is there now; None if it cannot be asked."""
     change: str | None
-    """Why it must be sampled, in words; None where it need not."""
+    """A phrase that says why it must be sampled; None if it need not be."""
 
     def __str__(self) -> str:
         if self.change:
@@ -47,28 +51,21 @@ class SourceState:
 def survey(config: Config, sources: Iterable[SourceName], storage: Storage) -> list[SourceState]:
     """Each source's sample beside upstream, in the order of the partitions.
 
-    One request for each dataset repository, and none for a file or folder. A place that cannot be
-    asked counts as changed: sampling it will say what is wrong.
+    Asks each dataset repository once, and the Hub not at all for a file or folder. A place that cannot
+    be asked counts as changed: sampling it will say what is wrong.
     """
-    wanted = set(sources)
-    seen = dict[tuple[str, str | None], str]()
-    return [source_state(config, name, storage, seen) for name in SOURCE_NAMES if name in wanted]
+    wanted, seen = set(sources), Commits()
+    return [_state(config, name, storage, seen) for name in SOURCE_NAMES if name in wanted]
 
 
-def source_state(
-    config: Config,
-    source: SourceName,
-    storage: Storage,
-    seen: dict[tuple[str, str | None], str] | None = None,
-) -> SourceState:
-    """One source's sample beside upstream; `seen` keeps what the Hub said of a repository."""
+def _state(config: Config, source: SourceName, storage: Storage, seen: Commits) -> SourceState:
     folder = storage.source_sample(source)
     manifest = read_json(folder / SampleManifest.FILE)
     if manifest is None or not is_intact(folder / "rows.parquet", manifest.get("sha256")):
         return SourceState(source, None, None, None, "not sampled yet, or the sample is damaged")
     version, sampled = str(manifest["version"]), str(manifest["revision"])
     try:
-        upstream = upstream_revision(config, source, {} if seen is None else seen)
+        upstream = upstream_revision(config, source, seen)
     except SourceError as error:
         return SourceState(source, version, sampled, None, f"upstream cannot be asked: {error}")
     change = why_stale(config, source, manifest)
@@ -86,13 +83,11 @@ def what_moved(before: Mapping[str, Any] | None, after: Mapping[str, Any]) -> st
     return f"revision {short(before['revision'])} became {short(after['revision'])}"
 
 
-def upstream_revision(
-    config: Config, source: SourceName, seen: dict[tuple[str, str | None], str]
-) -> str:
+def upstream_revision(config: Config, source: SourceName, seen: Commits) -> str:
     """The commit on the Hub, the sha256 of the reports file, or the hash of a folder's files.
 
     Raises:
-        SourceError: It cannot be told.
+        SourceError: The Hub does not answer, or the file or folder cannot be read.
     """
     settings = getattr(config.sources, source)
     if not isinstance(settings, HubSource):
@@ -117,15 +112,10 @@ def sources_of_recipe(config: Config, recipe: RecipeName) -> list[SourceName]:
 
 def contiguous(sources: Sequence[SourceName]) -> Iterator[tuple[SourceName, SourceName]]:
     """First and last of each stretch of neighbouring partitions: one run serves a stretch."""
-    stretch: list[SourceName] = []
-    for name in SOURCE_NAMES:
-        if name in sources:
-            stretch.append(name)
-        elif stretch:
-            yield stretch[0], stretch[-1]
-            stretch = []
-    if stretch:
-        yield stretch[0], stretch[-1]
+    for wanted, stretch in groupby(SOURCE_NAMES, lambda name: name in sources):
+        if wanted:
+            names = list(stretch)
+            yield names[0], names[-1]
 
 
 def short(revision: str | None) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from qwenft_assets.automation.requests import job_of, partitions_of
+from qwenft_assets.automation.jobs import job_of, partitions_of
 from qwenft_assets.config import PROJECT_ROOT
 from qwenft_assets_tests.automation.daemon import Daemon, daemon
 from qwenft_assets_tests.automation.weeks import (

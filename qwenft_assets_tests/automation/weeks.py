@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.scheduler.instigation import TickStatus
 
-from qwenft_assets.automation.requests import job_of, partitions_of
+from qwenft_assets.automation.jobs import job_of, partitions_of
 from qwenft_assets.storage.files import read_json
 from qwenft_assets_tests.commands import Deployment, make_deployment
 from qwenft_assets_tests.loopback_hub import LoopbackHub

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qwenft_assets.rebuilds.outcome import mixture_changes, what_changed, what_it_bought
+from qwenft_assets.rebuilds.recipes import mixture_changes, what_changed, what_it_bought
 from qwenft_assets.storage.files import write_json
 
 CHANGES = [

@@ -1,10 +1,10 @@
-"""Telling of a failure: once, over real HTTP, and never with a secret in it."""
+"""The notice of a failure: sent over real HTTP, and never with a secret in it."""
 
 import logging
 
 import pytest
 
-from qwenft_assets.rebuilds.notices import FailureNotice, notifiers, without_secrets
+from qwenft_assets.automation.failures import FailureNotice, post, without_secrets
 from qwenft_assets_tests.loopback_server import Answer, Fault, LoopbackServer, Request, serving
 
 NOTICE = FailureNotice(
@@ -22,20 +22,14 @@ class Webhook(LoopbackServer):
         return Answer(200, {})
 
 
-def tell(url, caplog):
-    log = logging.getLogger("test_notices")
-    for way in notifiers("HOOK", log, {"HOOK": url} if url else {}):
-        way.notify(NOTICE)
+def send(url, caplog):
+    post(NOTICE, url, logging.getLogger("test_failures"))
     return caplog.text
-
-
-def test_without_a_webhook_the_notice_is_logged(caplog):
-    assert tell(None, caplog).count("sources_job slimorca failed: slimorca: the Hub failed.") == 1
 
 
 def test_the_webhook_is_sent_text_and_fields(caplog):
     with serving(Webhook()) as webhook:
-        tell(f"{webhook.url}/secret-path", caplog)
+        send(f"{webhook.url}/secret-path", caplog)
     (request,) = webhook.requests
     assert str(request) == "POST /secret-path"
     assert request.json["text"] == (
@@ -48,7 +42,7 @@ def test_the_webhook_is_sent_text_and_fields(caplog):
 @pytest.mark.parametrize("kind", [404, 500], ids=["gone", "broken"])
 def test_a_webhook_that_says_no_is_logged_without_its_url(caplog, kind):
     with serving(Webhook(faults=[Fault("POST", kind)])) as webhook:
-        text = tell(f"{webhook.url}/secret-path", caplog)
+        text = send(f"{webhook.url}/secret-path", caplog)
     assert f"webhook at 127.0.0.1: {kind}; the notice was not delivered" in text
     assert "secret-path" not in text
 
@@ -57,7 +51,7 @@ def test_a_webhook_that_says_no_is_logged_without_its_url(caplog, kind):
     "url", ["http://127.0.0.1:9/secret-path", "file:///secret-path", "secret-path"]
 )
 def test_a_webhook_that_cannot_be_reached_is_logged_without_its_url(caplog, url):
-    text = tell(url, caplog)
+    text = send(url, caplog)
     assert "secret-path" not in text
     assert "webhook" in text
 
