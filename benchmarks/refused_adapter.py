@@ -33,10 +33,10 @@ import pyarrow as pa  # noqa: E402
 from qwenft_assets.config import Config, RecipeName, load_config  # noqa: E402
 from qwenft_assets.evaluation.evaluate import evaluate  # noqa: E402
 from qwenft_assets.evaluation.job import EvaluationJob, plan_evaluation  # noqa: E402
+from qwenft_assets.hashing import short_hash  # noqa: E402
 from qwenft_assets.mixture.split import EVAL, TRAIN  # noqa: E402
 from qwenft_assets.progress import progress_bar  # noqa: E402
 from qwenft_assets.release.registry import read_champion, release_adapter  # noqa: E402
-from qwenft_assets.rows import short_hash  # noqa: E402
 from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet  # noqa: E402
 from qwenft_assets.storage.root import Storage  # noqa: E402
 from qwenft_assets.training.job import TrainingJob, plan_training  # noqa: E402

@@ -10,6 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from qwenft_assets.hashing import short_hash
+
 
 @dataclass(frozen=True, slots=True)
 class InstructionRow:
@@ -48,20 +50,6 @@ _MIXED_FIELDS: list[pa.Field[Any]] = [
     pa.field("copy", pa.int32(), nullable=False),  # 0, or n for the n-th repeat of a train row
 ]
 MIXED_SCHEMA = pa.schema(_MIXED_FIELDS)
-
-
-def short_hash(*parts: str | None) -> str:
-    """The first 16 hex digits of a sha256 over the parts; None differs from the empty text."""
-    pieces: list[bytes] = []
-    for part in parts:
-        encoded = b"\0" if part is None else b"\1" + part.encode("utf-8", "surrogatepass")
-        pieces += (len(encoded).to_bytes(8, "big"), encoded)
-    return hashlib.sha256(b"".join(pieces)).hexdigest()[:16]
-
-
-def seeded_order(seed: int, row_id: str) -> bytes:
-    """A sort key: another order for each seed, the same for one row whatever stands beside it."""
-    return hashlib.blake2b(f"{seed}:{row_id}".encode(), digest_size=16).digest()
 
 
 def make_row(

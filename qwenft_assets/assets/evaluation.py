@@ -24,6 +24,7 @@ from qwenft_assets.evaluation.job import (
 )
 from qwenft_assets.evaluation.metrics import METRICS
 from qwenft_assets.evaluation.report import losses_thumbnail
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.records import EvaluationResult
 from qwenft_assets.release.gate import better_than_base
@@ -34,7 +35,6 @@ from qwenft_assets.resources import (
     WorkerResource,
     recipe_of_partition,
 )
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training
 

@@ -18,6 +18,7 @@ from qwenft_assets.assets.reporting import (
 from qwenft_assets.config import RecipeName
 from qwenft_assets.errors import GateRefusedError
 from qwenft_assets.evaluation.job import plan_evaluation, read_evaluation
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.partitions import RECIPES
 from qwenft_assets.rebuilds.recipes import mixture_changes, what_changed, what_it_bought
 from qwenft_assets.records import Champion, HistoryLine
@@ -26,7 +27,6 @@ from qwenft_assets.release.perplexity_plot import draw_perplexities, perplexity_
 from qwenft_assets.release.pruning import prune_versions
 from qwenft_assets.release.registry import release_adapter
 from qwenft_assets.resources import GpuResource, ProjectResource, recipe_of_partition
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import plan_training
 

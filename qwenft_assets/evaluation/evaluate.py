@@ -18,6 +18,7 @@ from qwenft_assets.evaluation.losses import losses_by_model
 from qwenft_assets.evaluation.metrics import SPANS, EvaluatedRow, figures_with_parts
 from qwenft_assets.evaluation.models import ADAPTER, BASE, CHAMPION, load_models, using_adapter_of
 from qwenft_assets.evaluation.report import draw_pictures, render_report
+from qwenft_assets.hashing import seeded_order
 from qwenft_assets.inference.load import LoadedModel
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.mixture.deduplication import question_key
@@ -29,7 +30,7 @@ from qwenft_assets.processes.child import Log
 from qwenft_assets.processes.ranks import ALONE, Ranks
 from qwenft_assets.progress import ReportProgress
 from qwenft_assets.records import EvaluationResult
-from qwenft_assets.rows import rows_version, seeded_order
+from qwenft_assets.rows import rows_version
 from qwenft_assets.storage.files import (
     atomic_folder,
     read_parquet,

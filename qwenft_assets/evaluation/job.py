@@ -6,11 +6,11 @@ from typing import Any, Self
 from qwenft_assets.config import Config, EvaluationConfig, RecipeName, TrainingConfig
 from qwenft_assets.errors import EvaluationError
 from qwenft_assets.evaluation.generations import load_prompts
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.frozen_eval import frozen_version, read_frozen_eval
 from qwenft_assets.model.base import BaseModelRef, base_model_here
 from qwenft_assets.processes.run import StageJob
 from qwenft_assets.records import Champion, EvaluationResult
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, read_record
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.job import TrainingJob, require_mixture, training_record

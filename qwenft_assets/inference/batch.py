@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qwenft_assets.config import DecodingConfig
 from qwenft_assets.errors import PromptError, StorageError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.inference.generate import AnsweringModel
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import append_json_line
 from qwenft_assets.text.chatml import render_prompt
 

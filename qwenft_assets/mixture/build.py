@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from qwenft_assets.config import Config, MixtureConfig, Recipe, RecipeName
 from qwenft_assets.errors import MixtureError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.attribution import ATTRIBUTION_FILE, attribution
 from qwenft_assets.mixture.decontamination import evaluation_path
 from qwenft_assets.mixture.diff import (
@@ -32,13 +33,7 @@ from qwenft_assets.mixture.selection import Selection, TokenCounter, select_rows
 from qwenft_assets.mixture.split import EVAL, TRAIN, question_clusters, split_rows
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.records import MixtureDiff, MixtureManifest
-from qwenft_assets.rows import (
-    MIXED_SCHEMA,
-    InstructionRow,
-    rows_to_table,
-    short_hash,
-    table_to_rows,
-)
+from qwenft_assets.rows import MIXED_SCHEMA, InstructionRow, rows_to_table, table_to_rows
 from qwenft_assets.storage.files import (
     atomic_folder,
     is_intact,

@@ -12,8 +12,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 
 from qwenft_assets.config import NearDuplicatesConfig
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import InstructionRow, short_hash
+from qwenft_assets.rows import InstructionRow
 from qwenft_assets.text.near_duplicates import SimilarPair, exact_similarities, similar_pairs
 
 Reason = Literal["frozen_eval", "contaminated", "duplicate", "near_duplicate", "over_long"]

@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from qwenft_assets.config import PROJECT_ROOT, EvaluationConfig
 from qwenft_assets.errors import EvaluationError
-from qwenft_assets.rows import InstructionRow, make_row, rows_version, short_hash
+from qwenft_assets.hashing import short_hash
+from qwenft_assets.rows import InstructionRow, make_row, rows_version
 from qwenft_assets.storage.files import read_json_lines
 
 EXAMPLE = '{"instruction": "...", "input": "", "output": "...", "source": "..."}'

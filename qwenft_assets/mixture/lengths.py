@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from qwenft_assets.config import RecipeName
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.build import MixedRow, read_mixture
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.records import MixtureLengths, MixtureManifest
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import atomic_path, read_json, write_json
 from qwenft_assets.storage.root import Storage
 

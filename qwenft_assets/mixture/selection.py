@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 from qwenft_assets.config import Config, MixtureConfig, Recipe
 from qwenft_assets.errors import MixtureError
+from qwenft_assets.hashing import seeded_order
 from qwenft_assets.mixture.decontamination import find_contaminated, read_evaluation_file
 from qwenft_assets.mixture.deduplication import (
     Removal,
@@ -18,7 +19,7 @@ from qwenft_assets.mixture.frozen_eval import read_frozen_eval
 from qwenft_assets.mixture.quotas import Quota, allocate
 from qwenft_assets.mixture.samples import require_extended
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import InstructionRow, seeded_order
+from qwenft_assets.rows import InstructionRow
 
 
 class TokenCounter(Protocol):

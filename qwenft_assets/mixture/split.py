@@ -7,10 +7,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from qwenft_assets.config import SimilarQuestionsConfig
+from qwenft_assets.hashing import seeded_order
 from qwenft_assets.mixture.deduplication import TextView, question_key, question_text
 from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import InstructionRow, seeded_order
+from qwenft_assets.rows import InstructionRow
 from qwenft_assets.text.near_duplicates import clusters, similar_pairs
 
 TRAIN = "train"

@@ -11,6 +11,7 @@ from typing import Any
 
 from qwenft_assets.config import PROJECT_ROOT, TrainingConfig
 from qwenft_assets.errors import BaseModelError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.model.base import (
     BaseModelRef,
@@ -20,7 +21,7 @@ from qwenft_assets.model.base import (
 from qwenft_assets.model.row_tokenizer import RowTokenizer, tokenizer_version
 from qwenft_assets.model.tokens import TOKENIZER_FILE, tokenize_mixture
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import InstructionRow, short_hash
+from qwenft_assets.rows import InstructionRow
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION
 

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from qwenft_assets.config import TrainingConfig
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.model.fast_bpe import FastBpe, fast_bpe
-from qwenft_assets.rows import InstructionRow, short_hash
+from qwenft_assets.rows import InstructionRow
 from qwenft_assets.text.chatml import TURN_START, render_prompt, render_training_text
 
 ROWS_AT_ONCE = 2_048

@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import TrainingError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.build import MixedRow
 from qwenft_assets.mixture.split import TRAIN
 from qwenft_assets.model.row_tokenizer import RowTokenizer, tokenizer_version
 from qwenft_assets.progress import ReportProgress, no_progress
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import atomic_path
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.text.chatml import SYSTEM_PROMPT, TEMPLATE_VERSION

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from qwenft_assets.config import Config, LocalReportsSource, own_or_shipped
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rows import InstructionRow, make_row, short_hash
+from qwenft_assets.hashing import short_hash
+from qwenft_assets.rows import InstructionRow, make_row
 from qwenft_assets.sources.scan import Counts, Scan, Tally
 from qwenft_assets.text.personal_data import find_personal_data
 

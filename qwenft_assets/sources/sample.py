@@ -19,16 +19,10 @@ import pyarrow as pa
 
 from qwenft_assets.config import Config, HubSource, SourceName
 from qwenft_assets.errors import SourceError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.progress import ReportProgress, no_progress
 from qwenft_assets.records import SampleManifest
-from qwenft_assets.rows import (
-    row_hash,
-    rows_to_table,
-    short_hash,
-    table_to_rows,
-    texts_of,
-    version_of,
-)
+from qwenft_assets.rows import row_hash, rows_to_table, table_to_rows, texts_of, version_of
 from qwenft_assets.sources.local_reports import reports_path
 from qwenft_assets.sources.ray_data import read_over_ray
 from qwenft_assets.sources.registry import scan_source

@@ -16,8 +16,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from qwenft_assets.hashing import seeded_order, short_hash
 from qwenft_assets.progress import ReportProgress
-from qwenft_assets.rows import InstructionRow, rows_to_table, seeded_order, short_hash
+from qwenft_assets.rows import InstructionRow, rows_to_table
 from qwenft_assets.storage.files import read_parquet, write_parquet
 
 Counts = Counter[str]

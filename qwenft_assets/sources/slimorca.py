@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from qwenft_assets.config import Config
-from qwenft_assets.rows import InstructionRow, make_row, short_hash
+from qwenft_assets.hashing import short_hash
+from qwenft_assets.rows import InstructionRow, make_row
 from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.scan import Scan, Tally
 

@@ -19,7 +19,8 @@ from html_to_markdown.exceptions import ConversionError
 
 from qwenft_assets.config import Config, KeywordRules, SourceName, StackExchangeSource
 from qwenft_assets.errors import SourceError
-from qwenft_assets.rows import InstructionRow, make_row, seeded_order, texts_of
+from qwenft_assets.hashing import seeded_order
+from qwenft_assets.rows import InstructionRow, make_row, texts_of
 from qwenft_assets.sources.origin import Repository, open_repository
 from qwenft_assets.sources.parquet import open_parquet, read_ahead
 from qwenft_assets.sources.scan import Counts, Scan, Tally

@@ -19,8 +19,8 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from qwenft_assets.errors import StorageError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.records import RECORD_FILES
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import atomic_path, is_intact, sha256_of_file
 from qwenft_assets.storage.locking import hold, try_hold
 from qwenft_assets.storage.object_store import MissingObjectError, ObjectStore

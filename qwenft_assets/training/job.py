@@ -5,10 +5,10 @@ from typing import Any, Self
 
 from qwenft_assets.config import Config, RecipeName, TrainingConfig
 from qwenft_assets.errors import AdapterError, MixtureError
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.model.base import BaseModelRef, base_model_here, find_base_model
 from qwenft_assets.processes.run import StageJob
 from qwenft_assets.records import Latest, MixtureManifest, TrainingRecord
-from qwenft_assets.rows import short_hash
 from qwenft_assets.storage.files import read_json, write_json
 from qwenft_assets.storage.integrity import is_whole
 from qwenft_assets.storage.root import Storage

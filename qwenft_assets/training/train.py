@@ -13,6 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from qwenft_assets.errors import StorageError, TrainingError
+from qwenft_assets.hashing import seeded_order
 from qwenft_assets.mixture.build import read_mixture
 from qwenft_assets.mixture.quotas import apportion
 from qwenft_assets.mixture.split import EVAL
@@ -23,7 +24,6 @@ from qwenft_assets.model.memory import shards_of
 from qwenft_assets.model.sharding import require_shardable
 from qwenft_assets.model.tokens import TokenRow, rows_to_train_on, tokenize_mixture
 from qwenft_assets.processes.child import stop, stop_requested, stopping_between_steps
-from qwenft_assets.rows import seeded_order
 from qwenft_assets.training.checkpoints import forget, installed_versions, resume
 from qwenft_assets.training.forecast import shape_in
 from qwenft_assets.training.loading import load_with_adapter, plan_on_gpu

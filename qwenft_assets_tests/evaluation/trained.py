@@ -11,9 +11,9 @@ import pyarrow as pa
 from qwenft_assets.config import PROJECT_ROOT, Config
 from qwenft_assets.evaluation.evaluate import evaluate
 from qwenft_assets.evaluation.job import EvaluationJob, plan_evaluation
+from qwenft_assets.hashing import short_hash
 from qwenft_assets.mixture.build import build_mixture
 from qwenft_assets.progress import no_progress
-from qwenft_assets.rows import short_hash
 from qwenft_assets.sources.sample import sample_source
 from qwenft_assets.storage.files import read_json, read_parquet, write_json, write_parquet
 from qwenft_assets.storage.root import Storage
