@@ -47,41 +47,35 @@ def _rebuild_schedule(
     def rebuild(
         context: dg.ScheduleEvaluationContext, project: ProjectResource
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        return _tick(context, project, recipe)
+        config = project.config()
+        storage = project.storage(config)
+        if recipe not in config.mixture.recipes:
+            return dg.SkipReason(f"config {config.name} has no recipe {recipe}")
+        sources = sources_of_recipe(config, recipe)
+        busy = _run_under_way(context.instance, {recipe, *sources})
+        if busy is not None:
+            return dg.SkipReason(f"{busy}: not twice")
+        storage.fetch_overview()
+        states = survey(config, sources, storage)
+        changed = [state for state in states if state.change]
+        why = "; ".join(str(state) for state in changed)
+        if not changed:
+            stands = standing(config, recipe, storage)
+            equal = "; ".join(str(state) for state in states)
+            if stands.due is None:
+                confirm_unchanged(context.instance, sources, recipe)
+                return dg.SkipReason(f"nothing changed: {equal}; {stands}")
+            why = f"no source changed, but {stands.due}"
+            context.log.info("equal: %s; %s", equal, stands)
+        key = f"{name}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
+        tags = {REBUILD_TAG: key, WHY_TAG: why[:LONGEST_TAG]}
+        # If no source changed, all are sampled: each reports itself unchanged, the mixture follows.
+        return [
+            dg.RunRequest(run_key=f"{key}/{first}", tags={**tags, FIRST_TAG: first, LAST_TAG: last})
+            for first, last in contiguous([state.source for state in changed or states])
+        ]
 
     return rebuild
-
-
-def _tick(
-    context: dg.ScheduleEvaluationContext, project: ProjectResource, recipe: RecipeName
-) -> list[dg.RunRequest] | dg.SkipReason:
-    config = project.config()
-    storage = project.storage(config)
-    if recipe not in config.mixture.recipes:
-        return dg.SkipReason(f"config {config.name} has no recipe {recipe}")
-    sources = sources_of_recipe(config, recipe)
-    busy = _run_under_way(context.instance, {recipe, *sources})
-    if busy is not None:
-        return dg.SkipReason(f"{busy}: not twice")
-    storage.fetch_overview()
-    states = survey(config, sources, storage)
-    changed = [state for state in states if state.change]
-    why = "; ".join(str(state) for state in changed)
-    if not changed:
-        stands = standing(config, recipe, storage)
-        equal = "; ".join(str(state) for state in states)
-        if stands.due is None:
-            confirm_unchanged(context.instance, sources, recipe)
-            return dg.SkipReason(f"nothing changed: {equal}; {stands}")
-        why = f"no source changed, but {stands.due}"
-        context.log.info("equal: %s; %s", equal, stands)
-    rebuild = f"rebuild_{recipe}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
-    tags = {REBUILD_TAG: rebuild, WHY_TAG: why[:LONGEST_TAG]}
-    # Where no source changed, all are sampled: each reports itself unchanged, and the mixture follows.
-    return [
-        dg.RunRequest(run_key=f"{rebuild}/{first}", tags={**tags, FIRST_TAG: first, LAST_TAG: last})
-        for first, last in contiguous([state.source for state in changed or states])
-    ]
 
 
 def _run_under_way(instance: dg.DagsterInstance, partitions: Collection[str]) -> str | None:
