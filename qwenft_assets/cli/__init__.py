@@ -14,13 +14,12 @@ from qwenft_assets.cli.config import config
 from qwenft_assets.cli.doctor import doctor
 from qwenft_assets.cli.infer import infer
 from qwenft_assets.cli.plan import plan
-from qwenft_assets.cli.publish import publish
+from qwenft_assets.cli.publish import publish, verify
 from qwenft_assets.cli.releases import releases
 from qwenft_assets.cli.run import demo, run, sample
 from qwenft_assets.cli.serve import serve
 from qwenft_assets.cli.status import status
 from qwenft_assets.cli.ui import ui
-from qwenft_assets.cli.verify import verify
 from qwenft_assets.errors import QwenftError
 
 EXIT_USER_ERROR = 2

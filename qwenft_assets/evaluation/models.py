@@ -10,9 +10,8 @@ from qwenft_assets.evaluation.job import EvaluationJob
 from qwenft_assets.inference.load import LoadedModel, load_model
 from qwenft_assets.model.base import fetch_base_model
 from qwenft_assets.model.device import GIB
-from qwenft_assets.model.fsdp import shard_model
+from qwenft_assets.model.fsdp import can_shard, shard_model
 from qwenft_assets.model.memory import fixed_gib
-from qwenft_assets.model.sharding import can_shard
 from qwenft_assets.processes.child import Log
 from qwenft_assets.processes.ranks import Ranks
 from qwenft_assets.storage.root import Storage

@@ -10,8 +10,8 @@ from typing import Any
 from qwenft_assets.config import TrainingConfig
 from qwenft_assets.errors import DeviceError
 from qwenft_assets.model.device import GIB
+from qwenft_assets.model.fsdp import can_shard
 from qwenft_assets.model.head import BLOCK_TOKENS
-from qwenft_assets.model.sharding import can_shard
 from qwenft_assets.processes.ranks import Ranks
 
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 4 / 64, "fp8": 2.0, "bf16": 2.0, "fp32": 4.0}

@@ -6,7 +6,7 @@ from qwenft_assets.config import Config, LauncherConfig, RecipeName, TrainingCon
 from qwenft_assets.errors import ConfigError, DeviceError
 from qwenft_assets.model.device import Device, find_gpus, resolve_device
 from qwenft_assets.model.engines import require_engine
-from qwenft_assets.model.sharding import obstacles, require_shardable
+from qwenft_assets.model.fsdp import obstacles, require_shardable
 from qwenft_assets.storage.root import Storage
 from qwenft_assets.training.forecast import (
     Forecast,

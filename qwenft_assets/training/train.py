@@ -20,8 +20,8 @@ from qwenft_assets.mixture.split import EVAL
 from qwenft_assets.model.base import fetch_base_model
 from qwenft_assets.model.device import GIB
 from qwenft_assets.model.engines.peft import load_tokenizer
+from qwenft_assets.model.fsdp import require_shardable
 from qwenft_assets.model.memory import shards_of
-from qwenft_assets.model.sharding import require_shardable
 from qwenft_assets.model.tokens import TokenRow, rows_to_train_on, tokenize_mixture
 from qwenft_assets.processes.child import stop, stop_requested, stopping_between_steps
 from qwenft_assets.training.checkpoints import forget, installed_versions, resume
