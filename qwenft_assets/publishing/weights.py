@@ -20,12 +20,6 @@ def read_header(file: Path) -> dict[str, Any]:
         return json.loads(weights.read(int.from_bytes(weights.read(8), "little")))
 
 
-def weights_dtype(file: Path) -> str:
-    """The dtypes of a file's tensors, as its header names them: BF16, F32, ..."""
-    header = read_header(file)
-    return "/".join(sorted({t["dtype"] for name, t in header.items() if name != "__metadata__"}))
-
-
 def round_to_bf16(source: Path, target: Path) -> None:
     """Rewrite the fp32 tensors of a safetensors file as bf16; others stay as they are."""
     header = read_header(source)
