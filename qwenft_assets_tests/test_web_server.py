@@ -9,6 +9,7 @@ import urllib.request
 
 import pytest
 
+from qwenft_assets.assets.upstream import IN_FILES, IN_REPOSITORIES
 from qwenft_assets.config import PROJECT_ROOT, RECIPE_NAMES, SOURCE_NAMES
 from qwenft_assets_tests.commands import BIN, make_deployment
 
@@ -57,6 +58,8 @@ def test_the_web_server_shows_every_asset_with_its_partitions(server):
     nodes = {node["assetKey"]["path"][0]: node for node in ask(server, QUERY)["assetNodes"]}
     recipes, sources = list(RECIPE_NAMES), list(SOURCE_NAMES)
     assert {name: node["partitionKeys"] for name, node in nodes.items()} == {
+        "dataset_commits": list(IN_REPOSITORIES),
+        "reports_file": list(IN_FILES),
         "source_sample": sources,
         "mixed_dataset": recipes,
         "lora_adapter": recipes,

@@ -67,6 +67,9 @@ def _rebuild_schedule(
                 return dg.SkipReason(f"nothing changed: {equal}; {stands}")
             why = f"no source changed, but {stands.due}"
             context.log.info("equal: %s; %s", equal, stands)
+        else:
+            # One that failed together with others must not hold the mixture back for ever.
+            confirm_unchanged(context.instance, [s.source for s in states if not s.change])
         key = f"{name}/{context.scheduled_execution_time:%Y-%m-%dT%H:%M}"
         tags = {REBUILD_TAG: key, WHY_TAG: why[:LONGEST_TAG]}
         # If no source changed, all are sampled: each reports itself unchanged, the mixture follows.
@@ -88,13 +91,16 @@ def _run_under_way(instance: dg.DagsterInstance, partitions: Collection[str]) ->
 
 
 def confirm_unchanged(
-    instance: dg.DagsterInstance, sources: Sequence[SourceName], recipe: RecipeName
+    instance: dg.DagsterInstance, sources: Sequence[SourceName], recipe: RecipeName | None = None
 ) -> None:
-    """Report samples and champion again as they are, so that they do not become overdue.
+    """Report samples, and a recipe's champion, again as they are, so that they do not become overdue.
 
     It leaves the same events as a run that finds everything unchanged, without the run.
     """
-    for asset, partition in [*(("source_sample", name) for name in sources), ("release", recipe)]:
+    stands: list[tuple[str, str]] = [("source_sample", source) for source in sources]
+    if recipe is not None:
+        stands.append(("release", recipe))
+    for asset, partition in stands:
         record = newest(instance, dg.AssetKey(asset), partition)
         last = record.asset_materialization if record else None
         if last is not None:

@@ -68,7 +68,10 @@ def _read(
                 yield _unpacked(result)
         except RayError as error:
             reason = str(error).strip().splitlines()[-1]
-            raise WorkerError(f"Ray Data could not read the sources: {reason}") from error
+            raise WorkerError(
+                f"Ray Data could not read the sources: {reason}. Run the same command again: the "
+                "files read so far are kept."
+            ) from error
 
 
 def _read_batch(read: ReadShard, seed: int, limit: int | None, names: pa.Table) -> pa.Table:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from qwenft_assets import cli
 from qwenft_assets.config import PROJECT_ROOT
+from qwenft_assets.records import Record
 from qwenft_assets_tests.cli.error_table import Raised, raised_errors
 
 RAISED = raised_errors()
@@ -24,7 +25,7 @@ WAYS_OUT = re.compile(
     r"`[a-z]|/\w+ lists|It is|There (is|are)|A (row|line) looks|Change|List|Lay|Point|Do not|"
     r"the same command|publish|write it|give )"
 )
-DYNAMIC = re.compile(r"\{[^{}]*(problem|advice|error|reasons|_ways_out|_first)[^{}]*\}\.?$")
+DYNAMIC = re.compile(r"\{[^{}]*(problem|advice|error|reasons|_ways_out|_first|REMEDY)[^{}]*\}\.?$")
 """Ends in what is known at run time only; those are among the real ones below."""
 MISTAKES = [
     ("run", "--recipe", "huge"),
@@ -100,6 +101,11 @@ def test_a_message_is_one_line_with_a_way_out(raised: Raised):
         return
     assert raised.message.endswith((".", "}", "com")), raised.message
     assert has_way_out(raised.message), raised.message
+
+
+@pytest.mark.parametrize("kind", Record.__subclasses__(), ids=lambda kind: kind.__name__)
+def test_every_record_says_what_to_do_about_a_damaged_file(kind: type[Record]):
+    assert has_way_out(f"The file is damaged. {kind.REMEDY}")
 
 
 @pytest.mark.parametrize("words", MISTAKES, ids=" ".join)
