@@ -103,7 +103,7 @@ class SampleManifest(Dropped, Record):
     """Upstream has no more."""
     rows: int
     sha256: str
-    """Of rows.parquet."""
+    """Hash of rows.parquet."""
     revision: str
     """Commit of the upstream repository, or sha256 of what was read."""
     settings: str
@@ -114,7 +114,7 @@ class SampleManifest(Dropped, Record):
     read_mib: float
     dropped: dict[str, int]
     licenses: dict[str, int]
-    """Rows by licence; so the counts below, by what their names say."""
+    """Number of rows with each licence. The fields below count rows in the same way."""
     admitted_by: dict[str, int]
     keyword_hits: dict[str, int]
     also_in: dict[str, int]
@@ -291,7 +291,7 @@ class TrainingRecord(Record):
     seconds_by_phase: dict[str, float]
     peak_vram_gib: float | None
     versions: dict[str, str]
-    """Of the libraries that decide what is learnt."""
+    """Versions of the libraries that affect what is learnt."""
     files: dict[str, str] = {}
     """sha256 by name."""
 
@@ -424,7 +424,7 @@ class HistoryLine(Record):
     reasons: tuple[str, ...]
     rules: tuple[RuleResult, ...] | None = _optional()
     settings: dict[str, JsonValue] | None = _optional()
-    """Of the gate: the same figures and settings are not decided again."""
+    """The gate's settings; the gate does not decide again on the same figures and settings."""
 
 
 class Champion(Record):
@@ -465,23 +465,23 @@ class PublishedManifest(Record):
     format: Literal[1] = 1
     content: str
     version: str
-    """Of the adapter."""
+    """The adapter's version."""
     recipe: str
     released: bool
     base_model: str
     base_revision: str
     mixture_version: str
     licenses: dict[str, str | dict[str, int]]
-    """Of what the copy holds, by its name, and the mixture's `rows` by licence."""
+    """Licence of each thing in the copy; under `rows`, the number of rows with each licence."""
     metrics: Headline
     versions: dict[str, str]
     command: str
     verification: dict[str, Any] | None = _optional()
     """How the merged or converted model answers beside base and adapter."""
     rows: dict[str, int] | None = _optional()
-    """Of a dataset: rows by split, and left out by reason."""
+    """Only for a dataset: rows by split, and omitted rows by reason."""
     code_commit: str | None = _optional()
-    """Of code."""
+    """Only for code: the project's last commit."""
     files: Annotated[tuple[PublishedFile, ...], Field(min_length=1)]
 
     @property

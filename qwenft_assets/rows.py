@@ -35,7 +35,7 @@ class InstructionRow:
     admitted_by: str
     """The rule or keyword that let it in."""
     content_hash: str
-    """Of instruction, input, output and system, exactly as they stand."""
+    """Hash of instruction, input, output and system, exactly as written."""
 
 
 ROW_COLUMNS: tuple[str, ...] = tuple(field.name for field in fields(InstructionRow))

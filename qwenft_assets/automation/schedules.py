@@ -58,6 +58,7 @@ def _rebuild_schedule(
         storage.fetch_overview()
         states = survey(config, sources, storage)
         changed = [state for state in states if state.change]
+        due = [s.source for s in states if s.change or not _is_recorded(context.instance, s.source)]
         why = "; ".join(str(state) for state in changed)
         if not changed:
             stands = standing(config, recipe, storage)
@@ -67,6 +68,7 @@ def _rebuild_schedule(
                 return dg.SkipReason(f"nothing changed: {equal}; {stands}")
             why = f"no source changed, but {stands.due}"
             context.log.info("equal: %s; %s", equal, stands)
+            due = sources
         else:
             # One that failed together with others must not hold the mixture back for ever.
             confirm_unchanged(context.instance, [s.source for s in states if not s.change])
@@ -75,10 +77,15 @@ def _rebuild_schedule(
         # If no source changed, all are sampled: each reports itself unchanged, the mixture follows.
         return [
             dg.RunRequest(run_key=f"{key}/{first}", tags={**tags, FIRST_TAG: first, LAST_TAG: last})
-            for first, last in contiguous([state.source for state in changed or states])
+            for first, last in contiguous(due)
         ]
 
     return rebuild
+
+
+def _is_recorded(instance: dg.DagsterInstance, source: SourceName) -> bool:
+    """Whether this instance has seen the sample made: the mixture waits for what it has never seen."""
+    return newest(instance, dg.AssetKey("source_sample"), source) is not None
 
 
 def _run_under_way(instance: dg.DagsterInstance, partitions: Collection[str]) -> str | None:

@@ -53,7 +53,7 @@ class HeldOut(NamedTuple):
     mixed: list[MixedRow]
     tokens: Sequence[TokenRow]
     questions: list[str]
-    """Of each row: rows that ask the same have the same."""
+    """Question key of each row; rows with the same question share it."""
     trained_questions: frozenset[str]
 
 

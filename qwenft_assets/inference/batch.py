@@ -17,7 +17,7 @@ from qwenft_assets.storage.files import append_json_line
 from qwenft_assets.text.chatml import render_prompt
 
 BATCH_SEED = 0
-"""Of rows whose decoding names none: a run that goes on must answer as one that never stopped."""
+"""Seed of rows that name none, so that a resumed run gives the same answers as an uninterrupted one."""
 EXAMPLE = '{"instruction": "...", "input": "", "system": null}'
 
 

@@ -15,11 +15,12 @@ from qwenft_assets.model.head import BLOCK_TOKENS
 from qwenft_assets.processes.ranks import Ranks
 
 BYTES_PER_WEIGHT = {"nf4": 0.5 + 4 / 64, "fp8": 2.0, "bf16": 2.0, "fp32": 4.0}
-"""Of a linear layer. 4 bits have a scale for 64 of them; fp8 is held twice, see Fp8Weight."""
+"""Bytes that one weight of a linear layer takes. In 4 bits, 64 weights share a scale; fp8 weights are held
+twice (see Fp8Weight)."""
 CONTEXT_GIB = 0.7
 """What CUDA and its libraries take before the first tensor."""
 SLACK = 1.10
-"""Of activations: fragments of the allocator, and what kernels need for a moment."""
+"""Factor on the bytes of activations, for the allocator's fragments and the kernels' workspace."""
 RECOMPUTE_FACTOR = 1.4
 UNPACK_COST_TOKENS = 800.0
 """Turning all 4-bit weights into bf16 once takes as long as the products of so many tokens."""
@@ -27,8 +28,8 @@ PASS_COST_TOKENS = 500.0
 """What a pass costs however few tokens it has: each weight is read, each kernel launched."""
 CPU_MICRO_BATCH_TOKENS = 4_096
 GATHERED_LAYERS = 3
-"""Of sharded weights, whole at a time: the layer at work, and the next one as it arrives and as it is
-laid out. Reckoned from how FSDP2 works, not measured."""
+"""Layers of a sharded model that are whole at a time: the current one, and the next one twice, as it
+arrives and as it is laid out. Derived from how FSDP2 works, not measured."""
 
 
 @dataclass(frozen=True)

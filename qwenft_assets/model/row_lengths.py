@@ -43,7 +43,7 @@ class RowLengths:
 
     @property
     def identity(self) -> str:
-        """Of tokenizer, template and system prompt."""
+        """Hash of tokenizer, template and system prompt."""
         return self._identity
 
     def count(

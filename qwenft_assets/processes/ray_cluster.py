@@ -12,7 +12,8 @@ from qwenft_assets.config import LauncherConfig
 from qwenft_assets.errors import ConfigError, WorkerError
 
 OBJECT_STORE_BYTES = 200 * 2**20
-"""Of a cluster on this machine: artifacts go through the storage root, not through Ray."""
+"""Object store of a cluster started on this machine. It is small because artifacts go through the storage
+root, not through Ray."""
 PASSED_ON = ("QWENFT_", "HF_")
 """Prefixes of the environment variables that the cluster's processes need as well."""
 PLACES = ("_STAGE", "_HOME", "_CACHE", "_PATH")

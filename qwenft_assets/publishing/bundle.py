@@ -38,7 +38,7 @@ class Bundle:
     folder: Path
     content: ContentName
     name: str
-    """Of the copies: content, recipe and version."""
+    """Name of the copies, made of content, recipe and version."""
     manifest: PublishedManifest
 
     @property

@@ -34,7 +34,7 @@ class SourceState:
 
     source: SourceName
     version: str | None
-    """Of the sample; None if there is none."""
+    """The sample's version; None if there is no sample."""
     sampled: str | None
     """The revision that was sampled."""
     upstream: str | None

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from upath import UPath
 
 ATTEMPTS = 4
-"""Of each operation, on top of what the clients retry themselves, such as one part of an upload."""
+"""Attempts at each operation, on top of the clients' own retries of, say, one part of an upload."""
 FILESYSTEMS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gs")}
 """Scheme to its client's module and the extra of this project that installs it."""
 CONNECT_SECONDS, READ_SECONDS = 10, 60

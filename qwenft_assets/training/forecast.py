@@ -39,7 +39,7 @@ SHAPES = {
     "Qwen/Qwen2.5-7B-Instruct": ModelShape(28, 3584, 18_944, 3584, 512, 152_064, tied=False),
     "HuggingFaceTB/SmolLM2-135M-Instruct": ModelShape(30, 576, 1536, 576, 192, 49_152, tied=True),
 }
-"""Of the shipped configs' models, where their config.json is not here yet."""
+"""Shapes of the shipped configs' models, for when their config.json has not been fetched yet."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Work:
     longest_row_tokens: int
     steps: int
     step_tokens: float
-    """Of a mean step."""
+    """Tokens of an average step."""
     evaluations: int
     rows_an_evaluation: int
     assumptions: tuple[str, ...]
@@ -72,7 +72,7 @@ class Work:
 
     @property
     def largest_step_tokens(self) -> int:
-        """Of a step with the longest rows; steps of many rows are nearer to the mean."""
+        """Tokens of a step with the longest rows; steps of many rows are closer to the mean."""
         return math.ceil(1.25 * self.step_tokens + self.longest_row_tokens)
 
 

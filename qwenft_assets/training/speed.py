@@ -30,7 +30,8 @@ UNKNOWN_GPU_TFLOPS = 100.0
 CORE_GFLOPS = 40.0
 """fp32 matrix products of one CPU core, as two cores of the demo's machine reach them."""
 SHARE_OF_PRODUCTS = {"flattened": 0.49, "packed": 0.66, "padded": 0.10}
-"""Of a card's rate that training reaches with all it needs kept; measured on one H200."""
+"""Share of a card's rate of matrix products that training reaches without checkpointing, measured on one
+H200."""
 CHECKPOINTING_SHARE = 0.72
 KEEP_4BIT_SHARE = 0.75
 

@@ -6,6 +6,7 @@ import dagster as dg
 
 from qwenft_assets.automation.schedules import confirm_unchanged
 from qwenft_assets.definitions import defs
+from qwenft_assets.partitions import SOURCES
 from qwenft_assets_tests.automation.ticks import SMALL, schedule_tick, stretches
 
 
@@ -33,12 +34,46 @@ def test_the_first_tick_samples_every_source_of_the_recipe_in_one_run(place):
 
 
 def test_only_what_changed_is_sampled(place):
-    place.sample(*SMALL)
+    sample_in_a_run(place)
     place.reports.write_text(place.reports.read_text("utf-8") + "\n", encoding="utf-8")
     place.write_config("mixture: {seed: 1}")
     tick = schedule_tick(place)
     assert stretches(tick) == [("local_reports", "local_reports")]
     assert "local_reports: revision " in tick.run_requests[0].tags["qwenft/why"]
+
+
+def test_a_sample_that_this_instance_has_never_seen_made_is_reported_beside_what_changed(place):
+    place.sample(*SMALL)
+    place.reports.write_text(place.reports.read_text("utf-8") + "\n", encoding="utf-8")
+    assert stretches(schedule_tick(place)) == [("local_reports", "pubmedqa")]
+
+
+def test_a_sample_that_failed_beside_another_does_not_hold_the_mixture_back(place):
+    assert sample_in_a_run(place).success
+    right = place.reports.read_text("utf-8")
+    place.reports.write_text("[", encoding="utf-8")
+    assert not sample_in_a_run(place).success
+    assert set(statuses(place)) == {"FAILED"}
+    place.reports.write_text(right + "\n", encoding="utf-8")
+    assert stretches(schedule_tick(place)) == [("local_reports", "local_reports")]
+    assert statuses(place) == ["FAILED", "MATERIALIZED", "MATERIALIZED"]
+
+
+def sample_in_a_run(place):
+    return defs.resolve_job_def("sources_job").execute_in_process(
+        instance=place.instance,
+        tags={
+            "dagster/asset_partition_range_start": SMALL[0],
+            "dagster/asset_partition_range_end": SMALL[-1],
+        },
+        raise_on_error=False,
+    )
+
+
+def statuses(place):
+    key = dg.AssetKey("source_sample")
+    found = place.instance.get_status_by_partition(key, list(SMALL), SOURCES)
+    return [found[source].name for source in SMALL]
 
 
 def test_a_missing_mixture_is_due_although_no_source_changed(place):
